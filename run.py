@@ -1,0 +1,111 @@
+"""Pretrains and evaluates image encoders: flags, processes and dispatch.
+
+python run.py --config=configs/simclr_digits.py
+python run.py --config=configs/simclr_imagenet.py --workdir=gs://bucket/run1
+python run.py --config=... --config.optimizer.learning_rate=0.2 --mode=linear_eval --workdir=...
+"""
+
+import argparse
+import importlib
+import os
+import pathlib
+import sys
+
+MODES = {
+    'pretrain': 'simclr_jax.train.loop',
+    'linear_eval': 'simclr_jax.evaluate.run',
+    'knn': 'simclr_jax.evaluate.run',
+}
+
+HELP = """\
+Pretrains an image encoder without labels and shows how good it is.
+
+  python run.py --config=configs/simclr_digits.py            a minute on a laptop, no download
+
+  --config=FILE[:PRESET]   a recipe; those that ship are in configs/
+  --config.FIELD=VALUE     changes one field of it, as --config.batch_size=512
+  --workdir=DIR            where checkpoints, metrics and the report go (runs/<config name>)
+  --mode=MODE              {modes}
+  --coordinator=HOST:PORT --num_processes=N --process_id=I
+                           several processes, where neither a TPU pod nor SLURM says so by itself
+"""
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Returns the flags and the `--config.field=value` overrides, in the order given."""
+    from simclr_jax.config import ConfigError, did_you_mean
+
+    flags = ('config', 'workdir', 'mode', 'coordinator', 'num_processes', 'process_id')
+    values, overrides = {}, {}
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition('=')
+        if not name.startswith('--'):
+            raise ConfigError(f'{argument!r}: not a flag; flags look like --config=FILE')
+        name = name[2:]
+        if name not in flags and not name.startswith('config.'):
+            raise ConfigError(f'--{name}: no such flag{did_you_mean(name, flags)}; see --help')
+        if not equals:
+            value = next(arguments, None)
+            if value is None or value.startswith('--'):
+                raise ConfigError(f'--{name}: needs a value, as --{name}=VALUE')
+        if name.startswith('config.'):
+            overrides[name.removeprefix('config.')] = value
+        else:
+            values[name] = value
+    if 'config' not in values:
+        raise ConfigError(
+            '--config: missing; start with  python run.py --config=configs/simclr_digits.py'
+        )
+    mode = values.setdefault('mode', 'pretrain')
+    if mode not in MODES:
+        hint = did_you_mean(mode, MODES)
+        raise ConfigError(f'--mode={mode}: must be one of {", ".join(MODES)}{hint}')
+    for name in ('num_processes', 'process_id'):
+        if name in values and not values[name].isdigit():
+            raise ConfigError(f'--{name}={values[name]}: must be a whole number')
+    if 'coordinator' in values and not {'num_processes', 'process_id'} <= values.keys():
+        raise ConfigError('--coordinator: needs --num_processes and --process_id beside it')
+    default_workdir = f'runs/{pathlib.Path(values["config"].partition(":")[0]).stem}'
+    values.setdefault('workdir', default_workdir)
+    return argparse.Namespace(**{f: values.get(f) for f in flags}), overrides
+
+
+def start_processes(flags: argparse.Namespace) -> None:
+    """Calls `jax.distributed.initialize` where this is one process of several."""
+    import jax
+
+    if flags.coordinator:
+        jax.distributed.initialize(
+            flags.coordinator, int(flags.num_processes), int(flags.process_id)
+        )
+    elif (
+        int(os.environ.get('SLURM_NTASKS', 1)) > 1
+        or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
+        or 'MEGASCALE_COORDINATOR_ADDRESS' in os.environ
+    ):
+        jax.distributed.initialize()
+
+
+def main(argv: list[str]) -> int:
+    if not argv or {'-h', '--help', 'help'} & set(argv):
+        print(HELP.format(modes=', '.join(MODES)), end='')
+        return 0 if argv else 2
+    from simclr_jax import config as config_lib
+
+    try:
+        flags, overrides = parse(argv)
+        config = config_lib.load(flags.config, overrides)
+        start_processes(flags)
+        module = importlib.import_module(MODES[flags.mode])
+        entry = getattr(module, 'main' if flags.mode == 'pretrain' else flags.mode)
+        entry(config, flags.workdir)
+    except config_lib.ConfigError as error:
+        for line in str(error).splitlines():
+            print(f'error: {line}' if not line.startswith(' ') else line, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,126 @@
+"""What makes one random view of an image: every probability, strength and range, as data."""
+
+import dataclasses
+import math
+
+_CHOICES = {
+    'crop_sampler': ('tensorflow', 'byol', 'torchvision'),
+    'interpolation': ('bicubic', 'bilinear'),
+    'brightness_mode': ('multiplicative', 'additive'),
+}
+_PROBABILITIES = ('flip', 'jitter', 'grayscale', 'blur', 'solarize')
+_RANGES = {  # field -> the largest value its upper end may have
+    'crop_area': 1.0,
+    'crop_aspect': math.inf,
+    'blur_sigma': math.inf,
+}
+_LIMITS = {  # field -> the largest value; the smallest is 0
+    'brightness': math.inf,
+    'contrast': math.inf,
+    'saturation': math.inf,
+    'hue': 0.5,
+    'blur_kernel_fraction': 1.0,
+    'solarize_threshold': 1.0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewRecipe:
+    """The distribution of one view; the defaults are SimCLR's at strength 1 (`tf2/data_util.py`).
+
+    Operations run in the order of the fields. Raises `ValueError` for a value out of range.
+    """
+
+    crop_area: tuple[float, float] = (0.08, 1.0)  # share of the image's area, in (0, 1]
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the crop, above 0
+    # How a box is drawn, and what replaces one that does not fit. 'tensorflow': uniform aspect and
+    # height, else the whole image. 'byol' and 'torchvision': uniform area, log-uniform aspect;
+    # the first clamps to the image, the second takes a central crop.
+    crop_sampler: str = 'tensorflow'
+    interpolation: str = 'bicubic'  # or 'bilinear'; never with antialiasing
+    flip_probability: float = 0.5  # left to right, in [0, 1]
+    jitter_probability: float = 0.8  # of the four below together, in random order; in [0, 1]
+    brightness: float = 0.8  # factor in 1 +- this, not below 0 (or addend in +- this)
+    contrast: float = 0.8  # factor in 1 +- this, not below 0
+    saturation: float = 0.8  # factor in 1 +- this, not below 0
+    hue: float = 0.2  # turns of the colour circle, in +- this; in [0, 0.5]
+    brightness_mode: str = 'multiplicative'  # SimCLR v2; 'additive' in SimCLR v1 and BYOL
+    grayscale_probability: float = 0.2  # in [0, 1]
+    blur_probability: float = 0.5  # in [0, 1]
+    blur_kernel_fraction: float = 0.1  # kernel size as a share of the image's height, in [0, 1]
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels of the resized crop, above 0
+    solarize_probability: float = 0.0  # in [0, 1]
+    solarize_threshold: float = 0.5  # values at or above it are inverted, in [0, 1]
+
+    def __post_init__(self):
+        for name, choices in _CHOICES.items():
+            self._require(name, getattr(self, name) in choices, f'one of {choices}')
+        for name in _PROBABILITIES:
+            name = f'{name}_probability'
+            self._require(name, 0 <= getattr(self, name) <= 1, 'a probability in [0, 1]')
+        for name, top in _RANGES.items():
+            value = getattr(self, name)
+            valid = isinstance(value, tuple) and len(value) == 2
+            valid = valid and 0 < value[0] <= value[1] <= top and value[1] < math.inf
+            self._require(name, valid, f'a tuple (low, high) with 0 < low <= high <= {top}')
+        for name, top in _LIMITS.items():
+            value = getattr(self, name)
+            self._require(name, 0 <= value <= top and value < math.inf, f'a number in [0, {top}]')
+
+    def _require(self, name: str, valid: bool, wanted: str):
+        if not valid:
+            raise ValueError(f'{name}={getattr(self, name)!r}: give {wanted}.')
+
+
+def kernel_size(recipe: ViewRecipe, image_size: int) -> int:
+    """Blur kernel for an image this high, in pixels: the share of it, made odd (224 -> 23)."""
+    return int(image_size * recipe.blur_kernel_fraction) // 2 * 2 + 1
+
+
+_SIMCLR = ViewRecipe()
+# The CIFAR command of the SimCLR README: `--color_jitter_strength=0.5 --use_blur=False`.
+_SIMCLR_CIFAR = ViewRecipe(
+    brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur_probability=0.0
+)
+# deepmind-research `byol/utils/augmentations.py`: t, and t' with little blur and some solarization.
+_BYOL_1 = ViewRecipe(
+    crop_sampler='byol',
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.2,
+    hue=0.1,
+    brightness_mode='additive',
+    blur_probability=1.0,
+)
+_BYOL_2 = dataclasses.replace(_BYOL_1, blur_probability=0.1, solarize_probability=0.2)
+# solo-learn `scripts/pretrain/cifar/augmentations/asymmetric.yaml`; torchvision's crop, bicubic.
+_BYOL_CIFAR_1 = dataclasses.replace(
+    _BYOL_1, crop_sampler='torchvision', brightness_mode='multiplicative', blur_probability=0.0
+)
+_BYOL_CIFAR_2 = dataclasses.replace(_BYOL_CIFAR_1, solarize_probability=0.2)
+# facebookresearch/moco and moco-v3 `main_moco.py`. Not imitated: torchvision's contrast and
+# saturation blend with grey, PIL's resize antialiases, and MoCo v1 makes grey before the jitter.
+_MOCO_V2 = ViewRecipe(
+    crop_area=(0.2, 1.0),
+    crop_sampler='torchvision',
+    interpolation='bilinear',
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+)
+_MOCO_V1 = dataclasses.replace(_MOCO_V2, jitter_probability=1.0, hue=0.4, blur_probability=0.0)
+# The crop of the ResNet-50 recipes; the ViT recipes set `crop_area=(0.08, 1.0)`.
+_MOCO_V3_1 = dataclasses.replace(_MOCO_V2, saturation=0.2, blur_probability=1.0)
+_MOCO_V3_2 = dataclasses.replace(_MOCO_V3_1, blur_probability=0.1, solarize_probability=0.2)
+
+# The two views of each published recipe (view1, view2).
+PRESETS: dict[str, tuple[ViewRecipe, ViewRecipe]] = {
+    'simclr': (_SIMCLR, _SIMCLR),
+    'simclr_cifar': (_SIMCLR_CIFAR, _SIMCLR_CIFAR),
+    'byol': (_BYOL_1, _BYOL_2),
+    'byol_cifar': (_BYOL_CIFAR_1, _BYOL_CIFAR_2),
+    'moco_v1': (_MOCO_V1, _MOCO_V1),
+    'moco_v2': (_MOCO_V2, _MOCO_V2),
+    'moco_v3': (_MOCO_V3_1, _MOCO_V3_2),
+}

@@ -1,0 +1,224 @@
+"""tf.data: read the records of each step, decode, make views, batch, prefetch.
+
+Nothing here has state: the stream starts at any step, and what it yields is a function of
+(seed, step) alone, whatever the number of workers or processes.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from simclr_jax.augment import tf_ops
+from simclr_jax.augment.recipe import ViewRecipe
+from simclr_jax.data import order
+from simclr_jax.data.sources import Source
+
+# The accelerator belongs to JAX; TensorFlow would take its memory.
+tf.config.set_visible_devices([], 'GPU')
+
+# Images of a fixed size up to this are decoded whole and cropped as a batch: the overhead of an
+# operation is then shared by the batch. Larger ones are cut out of their JPEG one by one.
+_SMALL = 64 * 64
+
+_VIEW_SEEDS = 2**20  # folds of a step's seed for its views start here, clear of small numbers
+
+
+def train_batches(
+    source: Source,
+    views: tuple[ViewRecipe, ...],
+    *,
+    seed: int,
+    batch_size: int,
+    image_size: int,
+    start_step: int,
+    total_steps: int,
+    rows: slice | None = None,
+    workers: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the batches of steps `start_step` to `total_steps - 1`.
+
+    A batch holds `image` `[batch, view, image_size, image_size, channel]` uint8, `index` `[batch]`
+    int64 and, where there are labels, `label` `[batch]` int32. Random draws are made for the whole
+    batch and sliced, so a process gets the same `rows` however many processes there are.
+
+    Args:
+      source: the records.
+      views: the recipe of each view.
+      seed: of the order and of the views.
+      batch_size: of the global batch.
+      image_size: height and width of a view, in pixels.
+      start_step: the first step; nothing before it is read.
+      total_steps: where the stream ends.
+      rows: the rows of the global batch to make; all where None.
+      workers: parallel calls; 0 lets tf.data choose.
+    """
+    rows = rows or slice(0, batch_size)
+    parallel = workers or tf.data.AUTOTUNE
+    channels = source.image_shape[-1]
+
+    def read(step):
+        indices = order.batch_indices(seed, int(step), batch_size, source.num_examples)[rows]
+        return indices, np.array(source.read(indices), object)
+
+    def records(step):
+        index, serialized = tf.numpy_function(read, [step], (tf.int64, tf.string))
+        index.set_shape([rows.stop - rows.start])
+        serialized.set_shape([rows.stop - rows.start])
+        step_seed = tf.random.experimental.stateless_fold_in(
+            tf.constant([seed, 0], tf.int64), step, alg='philox'
+        )
+        parameters = []
+        for view, recipe in enumerate(views):
+            view_seed = tf.random.experimental.stateless_fold_in(
+                step_seed, _VIEW_SEEDS + view, alg='philox'
+            )
+            drawn = tf_ops.sample_parameters(recipe, view_seed, batch_size)
+            parameters.append({name: values[rows] for name, values in drawn.items()})
+        return {'index': index, **_parse(serialized, source)}, tuple(parameters)
+
+    def batch_of_views(batch, parameters):
+        images = _decode_small(batch.pop('image'), source.image_shape)
+        shape = tf.fill([tf.shape(images)[0]], images.shape[1])
+        made = []
+        for recipe, drawn in zip(views, parameters, strict=True):
+            boxes = tf_ops.crop_boxes(
+                recipe, drawn, shape, tf.fill(tf.shape(shape), images.shape[2])
+            )
+            view = tf_ops.crop_and_resize(images, boxes, image_size, recipe.interpolation) / 255.0
+            made.append(tf_ops.distort(view, recipe, drawn))
+        return {'image': _to_uint8(tf.stack(made, axis=1)), **batch}
+
+    def views_of_one(example, parameters):
+        encoded = example.pop('image')
+        height, width = _encoded_size(encoded)
+        made = []
+        for recipe, drawn in zip(views, parameters, strict=True):
+            drawn = {name: values[None] for name, values in drawn.items()}
+            box = tf_ops.crop_boxes(recipe, drawn, height[None], width[None])[0]
+            view = tf_ops.decode_crop_and_resize(
+                encoded, box, image_size, recipe.interpolation, channels
+            )
+            made.append(tf_ops.distort(view[None], recipe, drawn)[0])
+        return {'image': _to_uint8(tf.stack(made)), **example}
+
+    dataset = tf.data.Dataset.range(start_step, total_steps)
+    dataset = dataset.map(records, parallel, deterministic=True)
+    if _is_small(source):
+        dataset = dataset.map(batch_of_views, parallel, deterministic=True)
+    else:
+        dataset = dataset.unbatch().map(views_of_one, parallel, deterministic=True)
+        dataset = dataset.batch(rows.stop - rows.start, drop_remainder=True)
+    return _iterate(dataset, workers)
+
+
+def eval_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    image_size: int,
+    crop: float = 1.0,
+    rows: slice | None = None,
+    workers: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields every example once, in order, as one central view.
+
+    A batch holds `image` `[batch, 1, image_size, image_size, channel]` uint8, `index`, `label` (-1
+    where there is none) and `mask` `[batch]`: the last batch is filled up with copies, masked 0.
+
+    Args:
+      source: the records.
+      batch_size: of the global batch.
+      image_size: height and width, in pixels.
+      crop: side of the central square, as a share of the image's shorter side.
+      rows: the rows of the global batch to make; all where None.
+      workers: parallel calls; 0 lets tf.data choose.
+    """
+    rows = rows or slice(0, batch_size)
+    local = rows.stop - rows.start
+
+    def read(step):
+        positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
+        mask = (positions < source.num_examples).astype(np.float32)
+        indices = np.minimum(positions, source.num_examples - 1)
+        return indices, mask, np.array(source.read(indices), object)
+
+    def batch_of(step):
+        index, mask, serialized = tf.numpy_function(read, [step], (tf.int64, tf.float32, tf.string))
+        for tensor in (index, mask, serialized):
+            tensor.set_shape([local])
+        batch = _parse(serialized, source)
+        images = tf.map_fn(
+            lambda encoded: _central_view(encoded, image_size, crop, source.image_shape[-1]),
+            batch.pop('image'),
+            fn_output_signature=tf.uint8,
+        )
+        label = batch.get('label', tf.fill([local], -1))
+        return {'image': images[:, None], 'index': index, 'mask': mask, 'label': label}
+
+    num_batches = -(-source.num_examples // batch_size)
+    dataset = tf.data.Dataset.range(num_batches)
+    dataset = dataset.map(batch_of, workers or tf.data.AUTOTUNE, deterministic=True)
+    return _iterate(dataset, workers)
+
+
+def read_images(
+    source: Source, indices: np.ndarray, *, image_size: int, crop: float = 1.0
+) -> np.ndarray:
+    """Returns the central views of a few examples, `[n, image_size, image_size, channel]` uint8."""
+    encoded = _parse(tf.constant(source.read(indices)), source)['image']
+    channels = source.image_shape[-1]
+    return np.stack([_central_view(one, image_size, crop, channels) for one in encoded])
+
+
+def _central_view(encoded: tf.Tensor, image_size: int, crop: float, channels: int) -> tf.Tensor:
+    height, width = _encoded_size(encoded)
+    side = tf.cast(tf.round(tf.cast(tf.minimum(height, width), tf.float32) * crop), tf.int32)
+    box = tf.stack([(height - side) // 2, (width - side) // 2, side, side])
+    return _to_uint8(tf_ops.decode_crop_and_resize(encoded, box, image_size, 'bicubic', channels))
+
+
+def _parse(serialized: tf.Tensor, source: Source) -> dict[str, tf.Tensor]:
+    features = {'image': tf.io.FixedLenFeature([], tf.string)}
+    if source.label_names is not None:
+        features['label'] = tf.io.FixedLenFeature([], tf.int64)
+    batch = tf.io.parse_example(serialized, features)
+    if 'label' in batch:
+        batch['label'] = tf.cast(batch['label'], tf.int32)
+    return batch
+
+
+def _is_small(source: Source) -> bool:
+    height, width, _ = source.image_shape
+    return height is not None and width is not None and height * width <= _SMALL
+
+
+def _decode_small(encoded: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+    images = tf.map_fn(
+        lambda one: tf.io.decode_image(one, shape[-1], expand_animations=False),
+        encoded,
+        fn_output_signature=tf.uint8,
+    )
+    return tf.ensure_shape(images, [None, *shape])
+
+
+def _encoded_size(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Height and width of an encoded image; a JPEG's header tells, others are decoded."""
+    shape = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.extract_jpeg_shape(encoded),
+        lambda: tf.shape(tf.io.decode_image(encoded, expand_animations=False)),
+    )
+    return shape[0], shape[1]
+
+
+def _to_uint8(images: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.round(images * 255.0), tf.uint8)
+
+
+def _iterate(dataset: tf.data.Dataset, workers: int) -> Iterator[dict[str, np.ndarray]]:
+    options = tf.data.Options()
+    options.deterministic = True
+    if workers:
+        options.threading.private_threadpool_size = workers
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options).as_numpy_iterator()

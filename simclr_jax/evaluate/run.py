@@ -1,0 +1,195 @@
+"""`--mode=linear_eval` and `--mode=knn`, and what pretraining ends with: probes and the report."""
+
+import json
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from simclr_jax import config as config_lib
+from simclr_jax import parallel
+from simclr_jax.data import sources
+from simclr_jax.evaluate.features import Features, extract_features
+from simclr_jax.evaluate.knn import knn_eval, nearest_neighbours
+from simclr_jax.evaluate.linear import linear_eval as fit_linear
+from simclr_jax.evaluate.projection import project_2d
+from simclr_jax.report.html import format_table, write_report
+from simclr_jax.report.writer import read_metrics
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.setup import Run, prepare
+from simclr_jax.train.state import TrainState
+
+_QUERIES, _NEIGHBOURS = 6, 8  # rows and columns of the report's sheet
+_PROJECTED = 2000  # test examples in the report's projection
+
+
+def linear_eval(config: ConfigDict, workdir: str) -> None:
+    """Evaluates the workdir's last checkpoint by logistic regression on frozen features."""
+    _evaluate_workdir(config, workdir, 'linear_eval')
+
+
+def knn(config: ConfigDict, workdir: str) -> None:
+    """Evaluates the workdir's last checkpoint by weighted nearest neighbours."""
+    _evaluate_workdir(config, workdir, 'knn')
+
+
+def _evaluate_workdir(config: ConfigDict, workdir: str, probe: str) -> None:
+    saved = epath.Path(workdir) / 'config.json'
+    if not saved.exists():
+        raise config_lib.ConfigError(
+            f'--workdir={workdir}: holds no run; pretrain first, or name the workdir of a run'
+        )
+    config_lib.check_same_run(config, saved.read_text(), workdir)
+    run = prepare(config)
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+    step = checkpoints.latest_step()
+    if step is None:
+        raise config_lib.ConfigError(
+            f'--workdir={workdir}: holds no checkpoint yet; let --mode=pretrain get further'
+        )
+    state = checkpoints.restore(step, run.abstract_state())
+    evaluate(run, workdir, state, (probe,))
+
+
+def evaluate(
+    run: Run,
+    workdir: str,
+    state: TrainState,
+    probes: Sequence[str],
+    pretrain: dict[str, float] | None = None,
+    views: np.ndarray | None = None,
+) -> dict:
+    """Runs the probes, and writes `result.json` and `report.html`.
+
+    Args:
+      run: the parts of the run.
+      workdir: where the results go; figures of other probes that are there already are kept.
+      state: whose encoder is evaluated.
+      probes: 'linear_eval', 'knn' or both.
+      pretrain: seconds, steps and images a second of the training, if it was just now.
+      views: augmented pairs for the report `[pair, view, height, width, channel]` uint8.
+
+    Returns:
+      What `result.json` holds.
+    """
+    path = epath.Path(workdir) / 'result.json'
+    result = json.loads(path.read_text()) if path.exists() else {}
+    if pretrain:
+        result['pretrain'] = pretrain
+    data = run.config.data
+    test_source = sources.open_source(data.dataset, data.data_dir, data.test_split)
+    train = _features(run, state, run.source)
+    test = _features(run, state, test_source)
+    if run.source.num_classes and test_source.num_classes:
+        for probe in probes:
+            result[probe] = _probe(probe, run, train, test)
+    else:
+        print(f'{data.dataset} has no labels: nothing to evaluate against', flush=True)
+    if parallel.is_main_process():
+        path.write_text(json.dumps(result, indent=1) + '\n')
+        table = {probe: result[probe] for probe in ('linear_eval', 'knn') if probe in result}
+        if table:
+            print(f'\nAccuracy on {data.test_split} of {data.dataset}\n\n{format_table(table)}\n')
+        report = epath.Path(workdir) / 'report.html'
+        _report(report, run, workdir, state, result, table, train, test, test_source, views)
+        print(f'figures   {path}\nreport    {report}', flush=True)
+    return result
+
+
+def _features(run: Run, state: TrainState, source: sources.Source) -> Features:
+    from simclr_jax.data import pipeline  # imports TensorFlow
+
+    config = run.config
+    variables = {'encoder': state.encoder_variables()}
+    if config.eval.baselines:
+        variables['untrained'] = run.init().encoder_variables()
+    batches = pipeline.eval_batches(
+        source,
+        batch_size=config.eval.batch_size,
+        image_size=config.data.image_size,
+        crop=config.data.eval_crop,
+        rows=parallel.local_rows(config.eval.batch_size),
+        workers=config.data.workers,
+    )
+    return extract_features(
+        run.method.encoder,
+        variables,
+        batches,
+        run.mesh,
+        mean=config.data.mean,
+        std=config.data.std,
+        raw_pixels=config.eval.baselines,
+    )
+
+
+def _probe(probe: str, run: Run, train: Features, test: Features) -> dict[str, dict]:
+    """Returns name of the feature to labels a class ('all', '10', ...) to `mean` and `std`."""
+    settings = run.config[probe]
+    options = {
+        'num_classes': run.source.num_classes,
+        'labels_per_class': ('all', *settings.labels_per_class),
+        'draws': settings.draws,
+        'seed': run.config.seed,
+    }
+    function = fit_linear
+    if probe == 'knn':
+        function = knn_eval
+        options |= {'k': settings.k, 'temperature': settings.temperature}
+    return {
+        name: function(values, train.labels, test.values[name], test.labels, **options)
+        for name, values in train.values.items()
+    }
+
+
+def _report(
+    path, run: Run, workdir, state: TrainState, result, table, train, test, test_source, views
+) -> None:
+    from simclr_jax.data import pipeline
+
+    config = run.config
+    features, labels = test.values['encoder'], test.labels
+    # Spread over the split, since data sets are often sorted by class.
+    queries = np.linspace(0, len(features) - 1, _QUERIES).astype(int)
+    nearest, similarity = nearest_neighbours(
+        features[queries], train.values['encoder'], min(_NEIGHBOURS, len(train.labels))
+    )
+
+    def images(source, index):
+        return pipeline.read_images(
+            source, index, image_size=config.data.image_size, crop=config.data.eval_crop
+        )
+
+    names = run.source.label_names
+    shown = np.linspace(0, len(features) - 1, min(_PROJECTED, len(features))).astype(int)
+    neighbour_images = images(run.source, train.index[nearest.ravel()])
+    write_report(
+        path,
+        title=f'{config.method} on {config.data.dataset}',
+        summary={
+            'command': ' '.join(sys.argv),
+            'method': config.method,
+            'encoder': config.model.encoder,
+            'data': f'{config.data.dataset}, {run.source.num_examples} training images',
+            'steps': int(state.step),
+            **{k: v for k, v in result.get('pretrain', {}).items() if k != 'steps'},
+        },
+        table=table,
+        metrics=read_metrics(workdir),
+        views=views,
+        neighbours={
+            'queries': images(test_source, test.index[queries]),
+            'neighbours': neighbour_images.reshape(*nearest.shape, *neighbour_images.shape[1:]),
+            'similarities': similarity,
+            'query_labels': labels[queries] if names else None,
+            'neighbour_labels': train.labels[nearest] if names else None,
+            'label_names': names,
+        },
+        projection={
+            'points': project_2d(features[shown]),
+            'labels': labels[shown] if names else None,
+            'label_names': names,
+        },
+        config_text=config_lib.to_json(config),
+    )

@@ -1,0 +1,88 @@
+"""BYOL (Grill et al. 2020, https://arxiv.org/abs/2006.07733)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from simclr_jax.losses import regression_loss
+from simclr_jax.methods.base import Aux, Tree, embedding_std
+from simclr_jax.models.heads import MLPHead
+from simclr_jax.optim.schedules import target_decay
+
+
+class BYOLNetwork(nn.Module):
+    """Encoder, projector and predictor; the target network has the first two only."""
+
+    encoder: nn.Module
+    projector: nn.Module
+    predictor: nn.Module
+
+    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        features = self.encoder(images, train)
+        return features, self.predictor(self.projector(features, train), train)
+
+    def project(self, images: jax.Array, train: bool) -> jax.Array:
+        return self.projector(self.encoder(images, train), train)
+
+
+@dataclasses.dataclass(frozen=True)
+class BYOL:
+    """Each view's prediction matches the other view's projection by a moving average of the net.
+
+    As the original (`byol/byol_experiment.py`): each view has a forward pass, and so batch
+    statistics, of its own; the target runs in training mode and starts from another random
+    initialization.
+    """
+
+    encoder: nn.Module
+    total_steps: int
+    hidden_dim: int = 4096
+    output_dim: int = 256
+    base_decay: float = 0.996
+    dtype: str = 'float32'
+
+    @property
+    def network(self) -> BYOLNetwork:
+        def head() -> MLPHead:
+            return MLPHead(self.hidden_dim, self.output_dim, hidden_bias=True, dtype=self.dtype)
+
+        return BYOLNetwork(self.encoder, head(), head())
+
+    def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
+        online_rng, target_rng = jax.random.split(rng)
+        target = self.network.init(target_rng, views[:, 0], train=True, method='project')
+        return self.network.init(online_rng, views[:, 0], train=True), target
+
+    def loss(self, params, variables, extra, views, rng, step) -> tuple[jax.Array, Aux]:
+        features, predictions, targets = [], [], []
+        target_params, target_variables = extra['params'], {'batch_stats': extra['batch_stats']}
+        for view in range(2):  # slices of the unsharded view axis: no image moves
+            (feature, prediction), variables = self.network.apply(
+                {'params': params, **variables}, views[:, view], train=True, mutable=['batch_stats']
+            )
+            target, target_variables = self.network.apply(
+                {'params': target_params, **target_variables},
+                views[:, view],
+                train=True,
+                mutable=['batch_stats'],
+                method='project',
+            )
+            features.append(feature)
+            predictions.append(prediction)
+            targets.append(jax.lax.stop_gradient(target))
+        loss = regression_loss(predictions[0], targets[1])
+        loss = (loss + regression_loss(predictions[1], targets[0])).mean()
+        metrics = {
+            'embedding_std': embedding_std(targets[0]),
+            'target_decay': (target_decay(self.base_decay, step, self.total_steps), jnp.ones(())),
+        }
+        return loss, Aux(variables, jnp.stack(features, axis=1), metrics, target_variables)
+
+    def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
+        online = {name: state.params[name] for name in ('encoder', 'projector')}
+        decay = target_decay(self.base_decay, step, self.total_steps)
+        params = optax.incremental_update(online, extra['params'], 1 - decay)
+        return {'params': params, **aux.carry}

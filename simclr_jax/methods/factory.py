@@ -1,0 +1,28 @@
+"""From the config to a method."""
+
+import ml_collections
+
+from simclr_jax.methods.base import Method
+from simclr_jax.methods.byol import BYOL
+from simclr_jax.methods.simclr import SimCLR
+from simclr_jax.models.factory import create_encoder
+
+METHODS = {'simclr': SimCLR, 'byol': BYOL}  # name -> class; its fields are the config's section
+
+
+def create_method(config: ml_collections.ConfigDict, total_steps: int) -> Method:
+    """Returns the method that `config.method` names, around the encoder of `config.model`."""
+    encoder = create_encoder(
+        config.model.encoder,
+        image_size=config.data.image_size,
+        stem=config.model.stem,
+        padding=config.model.padding,
+        zero_init_last_scale=config.model.zero_init_last_scale,
+        dtype=config.model.dtype,
+    )
+    return METHODS[config.method](
+        encoder=encoder,
+        total_steps=total_steps,
+        dtype=config.model.dtype,
+        **config[config.method].to_dict(),
+    )

@@ -1,0 +1,136 @@
+"""Residual networks without a classifier (He et al., arXiv:1512.03385)."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from simclr_jax.models.normalization import batch_norm
+
+STEMS = ('imagenet', 'small')
+PADDINGS = ('torch', 'simclr', 'same')
+
+
+def conv(
+    features: int, kernel: int, stride: int, padding: str, dtype: jnp.dtype, name: str
+) -> nn.Conv:
+    """A convolution without bias, initialized as torchvision's ResNets are (He, fan out)."""
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        (stride, stride),
+        padding='SAME' if padding == 'same' else (kernel - 1) // 2,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+        name=name,
+    )
+
+
+class _Block(nn.Module):
+    """What the two kinds of block share: `width` is the number of base filters."""
+
+    width: int
+    stride: int
+    padding: str
+    zero_init_last_scale: bool
+    dtype: jnp.dtype
+
+    def residual(
+        self, x: jax.Array, layers: Sequence[tuple[int, int, int]], train: bool
+    ) -> jax.Array:
+        """Convolutions of (features, kernel, stride), added to the input or to its projection."""
+        block_conv = partial(conv, padding=self.padding, dtype=self.dtype)
+        norm = partial(batch_norm, train, self.dtype)
+        last_scale = nn.initializers.zeros if self.zero_init_last_scale else nn.initializers.ones
+
+        y = x
+        for i, layer in enumerate(layers, 1):
+            y = block_conv(*layer, name=f'conv{i}')(y)
+            if i < len(layers):
+                y = nn.relu(norm(name=f'norm{i}')(y))
+        y = norm(scale_init=last_scale, name=f'norm{len(layers)}')(y)
+        if x.shape != y.shape:
+            x = block_conv(y.shape[-1], 1, self.stride, name='shortcut_conv')(x)
+            x = norm(name='shortcut_norm')(x)
+        return nn.relu(x + y)
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions: ResNet-18 and ResNet-34."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return self.residual(x, [(self.width, 3, self.stride), (self.width, 3, 1)], train)
+
+
+class BottleneckBlock(_Block):
+    """1x1, 3x3 and 1x1 with four times the features: ResNet-50 and deeper.
+
+    The stride is on the 3x3 ('v1.5', as in SimCLR and torchvision).
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        layers = [(self.width, 1, 1), (self.width, 3, self.stride), (4 * self.width, 1, 1)]
+        return self.residual(x, layers, train)
+
+
+class ResNet(nn.Module):
+    """A ResNet up to its global average pooling.
+
+    `padding` says where strided layers pad: 'torch' puts (k - 1) / 2 on both sides; 'simclr' too,
+    but the max-pooling has TensorFlow's `SAME`, as in the original SimCLR; 'same' is `SAME` in all
+    layers, as in BYOL.
+
+    Parameters and running statistics are float32 whatever `dtype`, that of the computation.
+    """
+
+    stage_sizes: Sequence[int]  # blocks a stage
+    block: type[_Block]
+    widths: Sequence[int] = (64, 128, 256, 512)  # base filters a stage; the stem has the first
+    strides: Sequence[int] = (1, 2, 2, 2)  # of each stage's first block
+    stem: str = 'imagenet'  # 'imagenet': 7x7 stride 2, max-pool stride 2; 'small': 3x3 stride 1
+    padding: str = 'torch'
+    zero_init_last_scale: bool = True  # of each block, which then starts as the identity
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Float `[n, height, width, channel]` to float32 features `[n, dim]`."""
+        self._check_fields()
+        x = self._stem(images, train)
+        stages = zip(self.stage_sizes, self.widths, self.strides, strict=True)
+        for stage, (size, width, stride) in enumerate(stages, 1):
+            for block in range(size):
+                x = self.block(
+                    width,
+                    stride if block == 0 else 1,
+                    self.padding,
+                    self.zero_init_last_scale,
+                    self.dtype,
+                    name=f'stage{stage}_block{block}',
+                )(x, train)
+        return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+    def _stem(self, x: jax.Array, train: bool) -> jax.Array:
+        kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
+        x = conv(self.widths[0], kernel, stride, self.padding, self.dtype, 'stem_conv')(x)
+        x = nn.relu(batch_norm(train, self.dtype, name='stem_norm')(x))
+        if self.stem == 'imagenet':
+            padding = ((1, 1), (1, 1)) if self.padding == 'torch' else 'SAME'
+            x = nn.max_pool(x, (3, 3), (2, 2), padding)
+        return x
+
+    def _check_fields(self):
+        if self.stem not in STEMS:
+            raise ValueError(f'stem={self.stem!r}; it must be one of {", ".join(STEMS)}')
+        if self.padding not in PADDINGS:
+            raise ValueError(f'padding={self.padding!r}; it must be one of {", ".join(PADDINGS)}')
+        if not len(self.stage_sizes) == len(self.widths) == len(self.strides):
+            raise ValueError(
+                f'stage_sizes={self.stage_sizes}, widths={self.widths} and strides={self.strides} '
+                'must have one number a stage each'
+            )

@@ -1,0 +1,81 @@
+"""From the config's `optimizer` section to an optimizer."""
+
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+
+from simclr_jax.optim.lars import lars
+from simclr_jax.optim.schedules import scaled_learning_rate, warmup_cosine
+
+OPTIMIZERS = ('lars', 'sgd', 'adamw')
+
+
+def create_optimizer(
+    config: ml_collections.ConfigDict, batch_size: int, steps_per_epoch: float, total_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer that the `optimizer` section names, and its learning rate at each step.
+
+    Args:
+      config: the section; `simclr_jax/config.py` explains its fields.
+      batch_size: the global one, which scales the learning rate.
+      steps_per_epoch: turns `warmup_epochs` into steps.
+      total_steps: where the learning rate reaches 0.
+
+    Raises:
+      ValueError: the name or the scaling is unknown, or the warm-up is as long as the run.
+    """
+    if config.name not in OPTIMIZERS:
+        raise ValueError(
+            f'optimizer.name={config.name!r}; it must be one of {", ".join(OPTIMIZERS)}'
+        )
+    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f'optimizer.warmup_epochs={config.warmup_epochs} is {warmup_steps} steps, and the run '
+            f'has {total_steps}: warm up for a shorter time or train for a longer one'
+        )
+    peak = scaled_learning_rate(config.learning_rate, batch_size, config.learning_rate_scaling)
+    schedule = warmup_cosine(peak, warmup_steps, total_steps)
+    mask = decay_mask if config.exclude_bias_and_norm else None
+
+    if config.name == 'lars':
+        tx = lars(
+            schedule,
+            config.weight_decay,
+            config.momentum,
+            config.trust_coefficient,
+            mask,
+            rate_inside_momentum=config.rate_inside_momentum,
+        )
+    elif config.name == 'sgd':
+        # PyTorch's form, and MoCo's: the decay is part of the gradient that the momentum averages.
+        tx = optax.chain(
+            optax.add_decayed_weights(config.weight_decay, mask),
+            optax.sgd(schedule, config.momentum, config.nesterov),
+        )
+    else:
+        tx = optax.adamw(
+            schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=mask
+        )
+    return tx, schedule
+
+
+def decay_mask(params: Any) -> Any:
+    """Tree of booleans: False for every bias and every normalization's scale, True for the rest."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: not _is_excluded(path), params)
+
+
+def excluded_names(params: Any) -> list[str]:
+    """The names that `decay_mask` excludes, as 'layer/norm/scale', sorted."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return sorted(
+        jax.tree_util.keystr(path, simple=True, separator='/')
+        for path in paths
+        if _is_excluded(path)
+    )
+
+
+def _is_excluded(path: tuple[Any, ...]) -> bool:
+    return jax.tree_util.keystr(path[-1:], simple=True) in ('bias', 'scale')

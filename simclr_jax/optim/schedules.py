@@ -1,0 +1,49 @@
+"""Learning rates and target decays over a run."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def scaled_learning_rate(learning_rate: float, batch_size: int, scaling: str) -> float:
+    """The peak rate at a global batch size (SimCLR, appendix B.1; `model_util.py`).
+
+    'linear' multiplies by batch / 256, 'sqrt' by sqrt(batch), 'none' by 1.
+    """
+    factors = {'linear': batch_size / 256, 'sqrt': math.sqrt(batch_size), 'none': 1.0}
+    if scaling not in factors:
+        raise ValueError(
+            f'optimizer.learning_rate_scaling={scaling!r}; it must be one of {", ".join(factors)}'
+        )
+    return learning_rate * factors[scaling]
+
+
+def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Linear from 0 to `peak` over `warmup_steps`, then half a cosine to 0 at `total_steps`."""
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f'warmup_steps={warmup_steps}; it must be 0 to below total_steps={total_steps}'
+        )
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step)
+        warmup = step / max(warmup_steps, 1)
+        cosine = _half_cosine((total_steps - step) / (total_steps - warmup_steps))
+        return peak * jnp.where(step < warmup_steps, warmup, cosine)
+
+    return schedule
+
+
+def target_decay(base: float, step: jax.typing.ArrayLike, total_steps: int) -> jax.Array:
+    """BYOL's target decay: `base` at step 0, then rising to 1 at the end (`utils/schedules.py`)."""
+    return 1 - (1 - base) * _half_cosine((total_steps - jnp.asarray(step)) / total_steps)
+
+
+def _half_cosine(remaining: jax.Array) -> jax.Array:
+    """`(1 + cos(pi (1 - remaining))) / 2`: 1 where all of the run remains, 0 where none does.
+
+    The sine of what remains, since `1 + cos` cancels in float32 towards the end of a long run.
+    """
+    return jnp.square(jnp.sin(jnp.pi / 2 * jnp.clip(remaining, 0, 1)))

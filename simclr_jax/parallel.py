@@ -1,0 +1,75 @@
+"""The mesh, its one axis and the shardings: the only file that names a mesh axis.
+
+The batch is sharded over every device, the train state is replicated. Semantics are global: under
+`jax.jit` a mean over the batch axis is a mean over all devices of all processes.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from simclr_jax.config import ConfigError
+
+DATA_AXIS = 'data'
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh over `devices`, by default every device of every process."""
+    devices = jax.devices() if devices is None else devices
+    # Auto axes: the compiler places what no annotation says (make_mesh's default is Explicit).
+    return jax.make_mesh(
+        (len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of an array whose first axis is the batch."""
+    return NamedSharding(mesh, P(DATA_AXIS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+def check_batch_size(field: str, batch_size: int, mesh: Mesh) -> None:
+    """Raises ConfigError where `batch_size` does not divide evenly over the mesh."""
+    devices = mesh.devices.size
+    if batch_size % devices:
+        lower = batch_size // devices * devices
+        near = f'{lower} or {lower + devices}' if lower else f'{devices}'
+        raise ConfigError(
+            f'{field}={batch_size}: is not divisible by the {devices} devices; use {near}'
+        )
+
+
+def local_rows(batch_size: int) -> slice:
+    """Returns the rows of a global batch that this process reads."""
+    per_process = batch_size // jax.process_count()
+    start = jax.process_index() * per_process
+    return slice(start, start + per_process)
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Makes global arrays of this process's rows `[batch / processes, ...]`."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+    }
+
+
+def to_host(tree: Any) -> Any:
+    """Returns the global arrays of `tree` whole, as NumPy arrays, in every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes metrics, reports and messages."""
+    return jax.process_index() == 0

@@ -1,0 +1,1 @@
+"""What a run shows: metrics while it goes, and one page when it ends."""

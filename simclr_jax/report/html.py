@@ -1,0 +1,221 @@
+"""The page that a run leaves behind: one file, with no script and nothing from elsewhere."""
+
+import math
+import os
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from simclr_jax.report import plots
+from simclr_jax.report.writer import format_duration
+
+_PROBES = {'linear_eval': 'linear', 'knn': 'k-NN'}
+_STYLE = """
+:root { color-scheme: light dark; --page: #fff; --ink: #1b1f24; --quiet: #57606a; --line: #d5dae0; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #14181d; --ink: #e4e8ec; --quiet: #9aa5b1; --line: #38414b; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { margin: 0 0 1rem; line-height: 1.2; }
+h2 { margin: 2.5rem 0 .75rem; font-size: 1.25rem; }
+p { color: var(--quiet); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.5rem; margin: 0; }
+dt { color: var(--quiet); }
+dd { margin: 0; overflow-wrap: anywhere; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .4rem 1rem .4rem 0; border-bottom: 1px solid var(--line); text-align: left; }
+td, thead th:nth-child(n + 3) { padding: .4rem 0 .4rem 1.5rem; text-align: right; }
+th { font-weight: normal; }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; }
+.curves svg, .projection svg { width: 100%; height: auto; }
+.scroll { overflow-x: auto; }
+.scroll img, .scroll svg { display: block; max-width: 100%; min-width: 40rem; height: auto; }
+pre { max-height: 30rem; margin: 0; padding: 1rem; overflow: auto; border: 1px solid var(--line);
+  font: .85rem/1.5 ui-monospace, monospace; }
+"""
+
+
+def write_report(
+    path: str | os.PathLike,
+    *,
+    title: str,
+    summary: dict[str, Any] | None = None,
+    table: dict[str, Any] | None = None,
+    metrics: Sequence[dict[str, Any]] | None = None,
+    views: np.ndarray | None = None,
+    neighbours: dict[str, Any] | None = None,
+    projection: dict[str, Any] | None = None,
+    config_text: str | None = None,
+) -> None:
+    """Writes one run's page to `path`; what is None or empty leaves a line that says so.
+
+    Args:
+        path: The HTML file. Folders on the way are made.
+        title: The heading.
+        summary: What was run: `command`, `method`, `encoder`, `data`, `steps`, `seconds`,
+            `images_per_second`, or other names, in the order to show.
+        table: Accuracies, as `format_table` takes them.
+        metrics: Rows as `read_metrics` returns them, for `plots.curves`.
+        views: Augmented views [n, view, height, width, channel] `uint8`.
+        neighbours: The arguments of `plots.neighbour_sheet`.
+        projection: The arguments of `plots.scatter`.
+        config_text: The whole config, as text.
+    """
+    sections = [
+        ('Results', _results(table)),
+        ('Curves', _curves(metrics or ())),
+        ('Augmented views', _views(views)),
+        ('Nearest neighbours', _neighbours(neighbours)),
+        ('Projection', _projection(projection)),
+        ('Config', _config(config_text)),
+    ]
+    page = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{escape(title)}</title><style>{_STYLE}</style></head>\n'
+        f'<body><main>\n<h1>{escape(title)}</h1>\n{_summary(summary)}\n'
+        + ''.join(
+            f'<section aria-labelledby="section-{i}"><h2 id="section-{i}">{name}</h2>\n{content}\n'
+            '</section>\n'
+            for i, (name, content) in enumerate(sections)
+        )
+        + '</main></body></html>\n'
+    )
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page)
+
+
+def format_table(table: dict[str, Any]) -> str:
+    """The results as aligned plain text, in percent.
+
+    `table` is {probe: {features: {labels: {'mean': fraction, 'std': fraction or None}}}}: probes
+    such as `linear_eval` and `knn`, features such as `encoder`, `untrained` and `raw_pixels`, and
+    labels `all` or a percentage such as `10`.
+    """
+    header, rows = _cells(table)
+    lines = [header, *([*names, *(text for text, _ in cells)] for names, cells in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return '\n'.join(
+        '  '.join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cells(
+    table: dict[str, Any],
+) -> tuple[list[str], list[tuple[tuple[str, str], list[tuple[str, bool]]]]]:
+    """The header, and each row's two names and its cells: the text, and whether it is best."""
+    features = list(dict.fromkeys(name for probe in table.values() for name in probe or {}))
+    rows = []
+    for probe, results in table.items():
+        results = results or {}
+        for labels in dict.fromkeys(key for result in results.values() for key in result or {}):
+            values = [(results.get(name) or {}).get(labels) for name in features]
+            # Compared as shown: two cells that read the same are both the best.
+            means = [
+                None if v is None or v['mean'] is None else round(v['mean'], 3) for v in values
+            ]
+            best = max((m for m in means if m is not None and math.isfinite(m)), default=None)
+            names = (_PROBES.get(probe, probe), labels if labels == 'all' else f'{labels}%')
+            cells = [
+                (_percent(v), m is not None and m == best)
+                for v, m in zip(values, means, strict=True)
+            ]
+            rows.append((names, cells))
+    return ['probe', 'labels', *(name.replace('_', ' ') for name in features)], rows
+
+
+def _percent(value: dict[str, float | None] | None) -> str:
+    if value is None or value['mean'] is None:
+        return '-'
+    text = f'{100 * value["mean"]:.1f}'
+    return text + (f' +- {100 * value["std"]:.1f}' if value.get('std') else '')
+
+
+def _summary(summary: dict[str, Any] | None) -> str:
+    shown = {name: value for name, value in (summary or {}).items() if value is not None}
+    if not shown:
+        return '<p>What was run was not recorded.</p>'
+    items = []
+    for name, value in shown.items():
+        if name == 'seconds':
+            name, value = 'time', format_duration(value)
+        elif name == 'images_per_second':
+            name, value = 'images/s', f'{value:,.0f}'
+        text = escape(f'{value:,}' if isinstance(value, int) else str(value))
+        text = f'<code>{text}</code>' if name == 'command' else text
+        items.append(f'<dt>{escape(name.replace("_", " "))}</dt><dd>{text}</dd>')
+    return f'<dl>{"".join(items)}</dl>'
+
+
+def _results(table: dict[str, Any] | None) -> str:
+    header, rows = _cells(table or {})
+    if not rows:
+        return '<p>The run ended without an evaluation.</p>'
+    head = ''.join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    body = []
+    for names, cells in rows:
+        line = ''.join(f'<th scope="row">{escape(name)}</th>' for name in names)
+        for text, best in cells:
+            text = escape(text).replace('+-', '±')
+            line += f'<td>{f"<strong>{text}</strong>" if best else text}</td>'
+        body.append(f'<tr>{line}</tr>')
+    return _scroll(
+        'Results',
+        f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+        '<p>Accuracy in percent, the best of each row in bold. Labels: the share of the training '
+        'labels that the probe saw.</p>',
+    )
+
+
+def _curves(metrics: Sequence[dict[str, Any]]) -> str:
+    panels = plots.curves(metrics)
+    if not panels:
+        return '<p>No metrics were recorded.</p>'
+    return f'<div class="curves">{"".join(panels)}</div>'
+
+
+def _views(views: np.ndarray | None) -> str:
+    if views is None or not len(views):
+        return '<p>No augmented views were recorded.</p>'
+    alt = f'{len(views)} images, {views.shape[1]} augmented views of each side by side'
+    image = f'<img src="{plots.data_url(plots.view_sheet(views))}" alt="{alt}">'
+    return '<p>Views side by side are of the same image.</p>' + _scroll('Augmented views', image)
+
+
+def _neighbours(neighbours: dict[str, Any] | None) -> str:
+    if neighbours is None or not len(neighbours['queries']):
+        return '<p>No nearest neighbours were computed.</p>'
+    text = 'Left: the image. Right: the images whose features are most similar.'
+    if neighbours.get('query_labels') is not None:
+        text += ' Solid green frame: the same label; dashed red frame: another one.'
+    if neighbours.get('similarities') is not None:
+        text += ' The number is the cosine similarity.'
+    return f'<p>{text}</p>' + _scroll('Nearest neighbours', plots.neighbour_sheet(**neighbours))
+
+
+def _projection(projection: dict[str, Any] | None) -> str:
+    if projection is None or not len(projection['points']):
+        return '<p>No projection was computed.</p>'
+    return f'<div class="projection">{plots.scatter(**projection)}</div>'
+
+
+def _config(config_text: str | None) -> str:
+    if not config_text:
+        return '<p>The config was not recorded.</p>'
+    return f'<pre tabindex="0" role="region" aria-label="Config">{escape(config_text)}</pre>'
+
+
+def _scroll(label: str, content: str) -> str:
+    """A box that scrolls sideways on a narrow screen, with the keyboard too."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{content}</div>'

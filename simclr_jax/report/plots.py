@@ -1,0 +1,332 @@
+"""Pictures for the report: SVG for what has lines and words, PNG for what has pixels.
+
+Both are written by hand. Four plots need a page of code, take milliseconds where importing
+matplotlib alone takes a second, keep their words selectable, and follow the page's light or dark
+colours through `currentColor`.
+"""
+
+import base64
+import html
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+# Petroff, "Accessible Color Sequences for Data Visualization" (2021), table of 10 colours: distinct
+# under the three kinds of colour blindness. Classes after the tenth repeat them in another shape.
+PALETTE = (
+    '#3f90da', '#ffa90e', '#bd1f01', '#94a4a2', '#832db6',
+    '#a96b59', '#e76300', '#b9ac70', '#717581', '#92dadd',
+)  # fmt: skip
+# Okabe and Ito's bluish green and vermilion: a green and a red that stay apart without red vision.
+_SAME, _OTHER = '#009e73', '#d55e00'
+_PANELS = (
+    ('loss', 'Loss', '{:.4g}'),
+    ('learning_rate', 'Learning rate', '{:.3g}'),
+    ('probe_accuracy', 'Probe accuracy', '{:.1%}'),
+)
+_TILE = 96  # pixels: the side of a small image after enlarging, and the least of a shrunken one
+_MAX_NAMES = 30
+
+
+def curves(metrics: Sequence[dict[str, Any]]) -> list[str]:
+    """One SVG each for `loss`, `learning_rate` and `probe_accuracy` (in [0, 1]) over the steps.
+
+    What no row has is left out. A value that is not finite leaves a gap, and the title counts it.
+    """
+    panels = []
+    for key, title, number in _PANELS:
+        points = [(row['step'], row[key]) for row in metrics if row.get(key) is not None]
+        if points:
+            panels.append(_curve(title, np.array(points, np.float64), number))
+    return panels
+
+
+def _curve(title: str, points: np.ndarray, number: str) -> str:
+    """Draws `points` [n, (step, value)]."""
+    finite = points[np.isfinite(points[:, 1])]
+    if len(finite) < len(points):
+        title += f' ({len(points) - len(finite)} not finite)'
+    if not len(finite):
+        return _svg(320, 200, title, _text(8, 16, title, weight='bold'))
+    left, top, right, bottom = 52, 28, 300, 172
+    low, high = np.transpose([_range(points[:, 0]), _range(finite[:, 1])])
+
+    def place(xy: np.ndarray) -> np.ndarray:
+        return (xy - low) / (high - low) * (right - left, top - bottom) + (left, bottom)
+
+    marks = [_text(8, 16, title, weight='bold')]
+    for value in _ticks(low[1], high[1]):
+        y = place(np.array([low[0], value]))[1]
+        marks.append(f'<path d="M{left} {y:.1f}H{right}" stroke="currentColor" opacity=".15"/>')
+        marks.append(_text(left - 6, y + 4, number.format(value), anchor='end'))
+    for value in _ticks(low[0], high[0]):
+        x = place(np.array([value, low[1]]))[0]
+        words = f'{value:g}' if value < 10_000 else f'{value / 1000:g}k'
+        marks.append(_text(x, bottom + 18, words, anchor='middle'))
+    line, dots = _polyline(place(_thin(points)))
+    style = f'fill="none" stroke="{PALETTE[0]}" stroke-linecap="round" stroke-linejoin="round"'
+    marks.append(f'<path d="{line}" {style} stroke-width="2"/>')
+    marks.append(f'<path d="{dots}" {style} stroke-width="6"/>')
+    (x0, y0), (x1, y1) = finite[0], finite[-1]
+    story = f'{number} at step {{:,.0f}}'
+    label = f'{title}: {story.format(y0, x0)}, {story.format(y1, x1)}'
+    return _svg(320, 200, label, ''.join(marks))
+
+
+def _polyline(points: np.ndarray) -> tuple[str, str]:
+    """Two paths: through the finite of `points` [n, 2], and dots for those that stand alone."""
+    line, dots, pen = '', '', 'M'
+    finite = np.pad(np.isfinite(points[:, 1]), 1)
+    for (x, y), before, here, after in zip(points, finite, finite[1:], finite[2:], strict=False):
+        if here and not before and not after:
+            dots += f'M{x:.1f} {y:.1f}h0'  # an empty line of which the round caps are drawn
+        elif here:
+            line += f'{pen}{x:.1f} {y:.1f}'
+        pen = 'L' if here else 'M'
+    return line, dots
+
+
+def _thin(points: np.ndarray, buckets: int = 400) -> np.ndarray:
+    """At most three of each bucket's points: the lowest, the highest and one that is not finite."""
+    if len(points) <= 3 * buckets:
+        return points
+    keep = set()
+    for bucket in np.array_split(np.arange(len(points)), buckets):
+        values = points[bucket, 1]
+        finite = bucket[np.isfinite(values)]
+        if len(finite):
+            keep |= {finite[points[finite, 1].argmin()], finite[points[finite, 1].argmax()]}
+        keep |= set(bucket[~np.isfinite(values)][:1])
+    return points[sorted(keep)]
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    pad = 0 if high > low else abs(low) / 2 or 0.5
+    return low - pad, high + pad
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to eight round numbers (1, 2 or 5 times a power of ten) within [low, high]."""
+    step = 10 ** math.floor(math.log10(high - low))
+    step *= next(f for f in (2, 1, 0.5, 0.2) if (high - low) / (f * step) >= 3)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 15) for i in range(first, last + 1)]
+
+
+def view_sheet(views: np.ndarray) -> bytes:
+    """A PNG of augmented `views` [n, view, h, w, c] `uint8`, those of an image side by side.
+
+    Small images are enlarged with nearest pixels, large ones averaged down.
+    """
+    n, per_image = views.shape[:2]
+    tiles = _tiles(views.reshape(-1, *views.shape[2:]))
+    height, width = tiles.shape[1:3]
+    columns = min(n, max(1, 8 // per_image))
+    pitch_y, pitch_x = height + 14, (width + 2) * per_image + 12
+    sheet = np.zeros((-(-n // columns) * pitch_y - 14, columns * pitch_x - 14, 4), np.uint8)
+    for i, tile in enumerate(tiles):
+        row, column = divmod(i // per_image, columns)
+        y, x = row * pitch_y, column * pitch_x + i % per_image * (width + 2)
+        sheet[y : y + height, x : x + width] = tile
+    return encode_png(sheet)
+
+
+def neighbour_sheet(
+    queries: np.ndarray,
+    neighbours: np.ndarray,
+    query_labels: np.ndarray | None = None,
+    neighbour_labels: np.ndarray | None = None,
+    label_names: Sequence[str] | None = None,
+    similarities: np.ndarray | None = None,
+) -> str:
+    """An SVG of `queries` [n, h, w, c] `uint8`, each with its `neighbours` [n, k, h, w, c].
+
+    With `query_labels` [n] and `neighbour_labels` [n, k] a neighbour has a green frame where its
+    label is the query's and a red, dashed one where not. Labels and `similarities` [n, k] stand
+    below the images.
+    """
+    n, k = neighbours.shape[:2]
+    tiles = _tiles(
+        np.concatenate([queries[:, None], neighbours], axis=1).reshape(-1, *queries.shape[1:])
+    )
+    height, width = tiles.shape[1:3]
+    labels = None
+    if query_labels is not None and neighbour_labels is not None:
+        labels = np.concatenate([np.reshape(query_labels, (n, 1)), neighbour_labels], axis=1)
+    # The images are one PNG: one row of tiles a query, with room below each for the words.
+    lines = (labels is not None) + (similarities is not None)
+    pitch_x, pitch_y = width + 16, height + 16 + 16 * lines
+    pixels = np.zeros((n * pitch_y, (k + 1) * pitch_x, 4), np.uint8)
+    marks = []
+    for i, tile in enumerate(tiles):
+        row, column = divmod(i, k + 1)
+        x, y = column * pitch_x + 4, row * pitch_y + 4
+        pixels[y : y + height, x : x + width] = tile
+        words = []
+        if labels is not None:
+            words.append(_name(labels[row, column], label_names))
+            if column:
+                marks.append(_frame(x, y, width, height, labels[row, column] == labels[row, 0]))
+        if column and similarities is not None:
+            words.append(f'{similarities[row, column - 1]:.2f}')
+        for j, word in enumerate(words):
+            short = word if len(word) * 7 <= width else word[: width // 7 - 1] + '…'
+            marks.append(_text(x + width / 2, y + height + 17 + 15 * j, short, anchor='middle'))
+    image = (
+        f'<image width="{pixels.shape[1]}" height="{pixels.shape[0]}" '
+        f'href="{data_url(encode_png(pixels))}"/>'
+    )
+    label = f'{n} images, each with its {k} nearest neighbours to the right'
+    return _svg(pixels.shape[1], pixels.shape[0], label, image + ''.join(marks))
+
+
+def _frame(x: int, y: int, width: int, height: int, same: bool) -> str:
+    style = f'stroke="{_SAME}"' if same else f'stroke="{_OTHER}" stroke-dasharray="8 4"'
+    return (
+        f'<rect x="{x - 2}" y="{y - 2}" width="{width + 4}" height="{height + 4}" fill="none" '
+        f'stroke-width="4" {style}/>'
+    )
+
+
+def scatter(
+    points: np.ndarray,
+    labels: np.ndarray | None = None,
+    label_names: Sequence[str] | None = None,
+) -> str:
+    """An SVG of `points` [n, 2], coloured by `labels` [n], each label's name at its points' median.
+
+    Points that are not finite are left out, and a note counts them. Of many labels the 30 most
+    frequent are named where there is room; the others show their name under the pointer.
+    """
+    points = np.asarray(points, np.float64)
+    named = labels is not None
+    labels = np.asarray(labels) if named else np.zeros(len(points), np.int64)
+    finite = np.isfinite(points).all(1)
+    points, labels, left_out = points[finite], labels[finite], int((~finite).sum())
+    note = _text(10, 550, f'Left out, because not finite: {left_out}') if left_out else ''
+    title = f'{len(points)} points in two dimensions'
+    if not len(points):
+        return _svg(720, 560, title, note)
+    # One scale for both axes, so that distances stay comparable.
+    low, high = points.min(0), points.max(0)
+    scale = min(
+        (720 - 100) / max(high[0] - low[0], 1e-12), (560 - 60) / max(high[1] - low[1], 1e-12)
+    )
+    points = (points - (low + high) / 2) * (scale, -scale) + (360, 280)
+    radius = 2.5 if len(points) > 1000 else 4
+    groups, centres = [], []
+    classes, counts = np.unique(labels, return_counts=True)
+    for i in np.argsort(-counts, kind='stable'):
+        members = points[labels == classes[i]]
+        name = _name(classes[i], label_names) if named else ''
+        groups.append(_marks(members, i, radius, name))
+        centres.append((*np.median(members, axis=0), name))
+    centres = centres[:_MAX_NAMES] if named else []
+    if named:
+        title += ': ' + ', '.join(name for *_, name in centres)
+    return _svg(720, 560, title, ''.join(groups) + _spread(centres) + note)
+
+
+def _marks(points: np.ndarray, index: int, radius: float, name: str) -> str:
+    """One path for one class: empty lines whose caps are the dots, or plus signs."""
+    colour, shape = PALETTE[index % len(PALETTE)], index // len(PALETTE) % 3
+    stroke = f'h{radius * 2}m-{radius} -{radius}v{radius * 2}' if shape == 2 else 'h0'
+    offset = radius if shape == 2 else 0
+    path = ''.join(f'M{x - offset:.1f} {y:.1f}{stroke}' for x, y in points)
+    cap, width = ('round', 'square', 'butt')[shape], (2, 1.7, 0.8)[shape] * radius
+    return (
+        f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{width:g}" '
+        f'stroke-linecap="{cap}" stroke-opacity=".75"><title>{html.escape(name)}</title></path>'
+    )
+
+
+def _spread(centres: list[tuple[float, float, str]]) -> str:
+    """Names at or near their centres, the first first; one that would cover others is left out."""
+    placed: list[tuple[float, float, float]] = []
+    texts = []
+    for x, centre, name in centres:
+        half = 4.5 * len(name) + 4
+        for y in (centre, centre + 18, centre - 18, centre + 36, centre - 36):
+            if all(abs(y - b) >= 18 or abs(x - a) >= half + other for a, b, other in placed):
+                placed.append((x, y, half))
+                texts.append(_text(x, y + 5, name, anchor='middle', weight='bold', halo=True))
+                break
+    return ''.join(texts)
+
+
+def _name(label: Any, names: Sequence[str] | None) -> str:
+    return str(label) if names is None else str(names[int(label)])
+
+
+def _tiles(images: np.ndarray) -> np.ndarray:
+    """Images [n, h, w, c] `uint8`, 1, 3 or 4 channels, as RGBA tiles about 96 pixels wide."""
+    if images.dtype != np.uint8:
+        raise ValueError(f'images have dtype {images.dtype}: pass uint8 in [0, 255]')
+    n, height, width, channels = images.shape
+    if channels == 1:
+        images = np.repeat(images, 3, axis=3)
+    if channels < 4:
+        images = np.concatenate([images, np.full((n, height, width, 1), 255, np.uint8)], axis=3)
+    side = max(height, width)
+    if side < _TILE:
+        factor = -(-_TILE // side)
+        return images.repeat(factor, axis=1).repeat(factor, axis=2)
+    f = side // _TILE
+    images = images[:, : height // f * f, : width // f * f]
+    blocks = images.reshape(n, height // f, f, width // f, f, 4)
+    return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """The PNG file of RGBA `pixels` [height, width, 4] `uint8` (PNG specification, section 5)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        )
+
+    height, width, _ = pixels.shape
+    # Every row starts with the number of its filter; 0 is none.
+    rows = np.pad(pixels.reshape(height, width * 4), ((0, 0), (1, 0)))
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 6, 0, 0, 0))
+        + chunk(b'IDAT', zlib.compress(rows.tobytes()))
+        + chunk(b'IEND', b'')
+    )
+
+
+def data_url(png: bytes) -> str:
+    """The PNG as an address that holds it."""
+    return 'data:image/png;base64,' + base64.b64encode(png).decode()
+
+
+def _svg(width: float, height: float, label: str, content: str) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
+        f'width="{width:g}" height="{height:g}" role="img" aria-label="{html.escape(label)}" '
+        f'font-family="system-ui, sans-serif" font-size="12" fill="currentColor">{content}</svg>'
+    )
+
+
+def _text(
+    x: float,
+    y: float,
+    words: str,
+    *,
+    anchor: str = 'start',
+    weight: str = 'normal',
+    halo: bool = False,
+) -> str:
+    # The halo takes the page's background, so that a name is readable over dots of any colour.
+    style = 'font-size:15px;paint-order:stroke;stroke:var(--page,#fff);stroke-width:4px'
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}"'
+        + (f' style="{style}"' if halo else '')
+        + f'>{html.escape(words)}</text>'
+    )

@@ -1,0 +1,234 @@
+"""`--mode=pretrain`: the loop, from the config to the report."""
+
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from simclr_jax import config as config_lib
+from simclr_jax import parallel
+from simclr_jax.evaluate.run import evaluate
+from simclr_jax.optim.factory import excluded_names
+from simclr_jax.report.writer import MetricWriter, Progress, read_metrics
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.setup import Run, prepare
+from simclr_jax.train.state import TrainState
+from simclr_jax.train.step import make_train_step
+
+_SHEET_PAIRS = 8  # augmented pairs kept for the report
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Pretrains, or goes on where the workdir's last checkpoint is, then evaluates and reports."""
+    claim_workdir(config, workdir)
+    run = prepare(config)
+    _say(_describe(run, workdir))
+    state, pretrain, views = train(run, workdir)
+    evaluate(run, workdir, state, config.eval.after_pretrain, pretrain, views)
+
+
+def claim_workdir(config: ConfigDict, workdir: str) -> None:
+    """Remembers the config in the workdir, or checks it against the one that is there.
+
+    Raises:
+      ConfigError: the workdir holds a run of another config, or is no directory.
+    """
+    path = epath.Path(workdir)
+    saved = path / 'config.json'
+    if path.exists() and not path.is_dir():
+        raise config_lib.ConfigError(f'--workdir={workdir}: is a file; name a directory')
+    if saved.exists():
+        config_lib.check_same_run(config, saved.read_text(), workdir)
+    elif parallel.is_main_process():
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            saved.write_text(config_lib.to_json(config))
+        except OSError as error:
+            raise config_lib.ConfigError(
+                f'--workdir={workdir}: cannot be written ({error.strerror}); name another one'
+            ) from error
+
+
+def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndarray | None]:
+    """Trains to the end.
+
+    Returns:
+      The final state; `seconds`, `steps` and `images_per_second` of the training; the first
+      augmented pairs `[pair, view, height, width, channel]` uint8, None where nothing was left.
+    """
+    config, length = run.config, run.length
+
+    # ---- Input first: TensorFlow is imported and fills its buffers while JAX compiles.
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+    start = checkpoints.latest_step() or 0
+    with ThreadPoolExecutor(1) as executor:
+        batches = executor.submit(_batches, run, start)
+        state, step_fn = _compile(run, workdir, checkpoints, start)
+        batches = batches.result()
+
+    # ---- The loop: draw, step, write the metrics of the step before, save.
+    writer = progress = None
+    clock = _Clock(workdir, start, config.batch_size)
+    if parallel.is_main_process():
+        writer = MetricWriter(workdir, config.log.tensorboard, resume_step=start)
+        progress = Progress(length.total_steps)
+    views, pending = None, None
+    for step in range(start + 1, length.total_steps + 1):
+        with clock.waiting():
+            batch = next(batches)
+        if views is None:
+            views = batch['image'][:_SHEET_PAIRS]
+        state, metrics = step_fn(state, parallel.put_batch(_for_step(batch, run), run.mesh))
+        if pending:  # read while this step runs, so the loop never waits for a number
+            _write(run, writer, progress, clock, *pending)
+            pending = None
+        if step % config.log.every_steps == 0 or step == length.total_steps:
+            pending = (step, metrics)
+        if step % config.checkpoint.every_steps == 0 or step == length.total_steps:
+            if pending:  # the metrics up to a checkpoint are on disk before it is
+                _write(run, writer, progress, clock, *pending)
+                pending = None
+            checkpoints.save(step, state)
+    if writer:
+        progress.finish()
+        writer.close()
+    checkpoints.close()
+    seconds = clock.seconds()
+    images_per_second = length.total_steps * config.batch_size / max(seconds, 1e-9)
+    return (
+        state,
+        {'seconds': seconds, 'steps': length.total_steps, 'images_per_second': images_per_second},
+        views,
+    )
+
+
+def _compile(run: Run, workdir: str, checkpoints: Checkpoints, start: int):
+    """Returns the state after `start` steps, restored or new, and the compiled train step."""
+    config = run.config
+    if start:
+        state = checkpoints.restore(start, run.abstract_state())
+        _say(f'going on from the checkpoint of step {start} in {workdir}')
+    else:
+        state = run.init()
+        _say(f'no weight decay for {_summarize(excluded_names(state.params))}')
+    step_fn = make_train_step(
+        run.method,
+        run.tx,
+        run.probe,
+        run.mesh,
+        seed=config.seed,
+        mean=config.data.mean,
+        std=config.data.std,
+    )
+    size, channels = config.data.image_size, run.source.image_shape[-1]
+    batch = {
+        'image': jax.ShapeDtypeStruct((config.batch_size, 2, size, size, channels), jnp.uint8),
+        'label': jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+    }
+    return state, step_fn.lower(state, _for_step(batch, run)).compile()
+
+
+class _Clock:
+    """Time spent training, over all the processes that a run took, and waiting for input."""
+
+    def __init__(self, workdir: str, start_step: int, batch_size: int):
+        before = [row for row in read_metrics(workdir) if row['step'] <= start_step]
+        self._before = before[-1].get('seconds', 0.0) if before else 0.0
+        self._start = self._last = time.monotonic()
+        self._last_step = start_step
+        self._batch_size = batch_size
+        self._waited = 0.0
+
+    def waiting(self) -> '_Clock':
+        return self
+
+    def __enter__(self) -> None:
+        self._wait_start = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._waited += time.monotonic() - self._wait_start
+
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def since_last(self, step: int) -> dict[str, float]:
+        """Returns the rates since the call before: `images_per_second`, `input_wait` in [0, 1]."""
+        now = time.monotonic()
+        elapsed = max(now - self._last, 1e-9)
+        images = (step - self._last_step) * self._batch_size
+        rates = {'images_per_second': images / elapsed, 'input_wait': self._waited / elapsed}
+        self._last, self._last_step, self._waited = now, step, 0.0
+        return {**rates, 'seconds': self.seconds()}
+
+
+def _write(run: Run, writer, progress, clock: _Clock, step: int, metrics) -> None:
+    """Reads the metrics of `step` from the devices and writes them."""
+    if not writer:
+        return
+    scalars = {name: total / max(count, 1e-9) for name, (total, count) in _fetch(metrics).items()}
+    scalars |= {
+        'epoch': run.length.epoch(step),
+        'learning_rate': float(run.schedule(step - 1)),  # the one that this step used
+        **clock.since_last(step),
+    }
+    writer.write(step, scalars)
+    progress.update(step, scalars)
+    if not math.isfinite(scalars['loss']):
+        raise FloatingPointError(
+            f'loss is {scalars["loss"]} at step {step}: lower optimizer.learning_rate='
+            f'{run.config.optimizer.learning_rate}, or warm up for longer'
+        )
+
+
+def _fetch(metrics) -> dict[str, tuple[float, float]]:
+    host = parallel.to_host(metrics)
+    return {name: (float(total), float(count)) for name, (total, count) in host.items()}
+
+
+def _batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray]]:
+    from simclr_jax.data import pipeline  # imports TensorFlow
+
+    config = run.config
+    return pipeline.train_batches(
+        run.source,
+        config_lib.view_recipes(config),
+        seed=config.seed,
+        batch_size=config.batch_size,
+        image_size=config.data.image_size,
+        start_step=start,
+        total_steps=run.length.total_steps,
+        rows=parallel.local_rows(config.batch_size),
+        workers=config.data.workers,
+    )
+
+
+def _for_step(batch: dict[str, Any], run: Run) -> dict[str, Any]:
+    """Returns what of a batch the train step takes."""
+    names = ('image', 'label') if run.probe else ('image',)
+    return {name: batch[name] for name in names}
+
+
+def _describe(run: Run, workdir: str) -> str:
+    config, length = run.config, run.length
+    return (
+        f'{config.method} with {config.model.encoder} on {config.data.dataset}: '
+        f'{run.source.num_examples} images, {length.total_steps} steps of {config.batch_size} '
+        f'pairs at {config.data.image_size} pixels, {run.mesh.devices.size} device(s); '
+        f'workdir {workdir}'
+    )
+
+
+def _summarize(names: list[str]) -> str:
+    return f'{len(names)} parameters, {", ".join(names[:3])}, ...' if names else 'nothing'
+
+
+def _say(text: str) -> None:
+    if parallel.is_main_process():
+        print(text, flush=True)

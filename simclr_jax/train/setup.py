@@ -1,0 +1,78 @@
+"""From a config to the parts of a run: what every mode that touches a train state starts with."""
+
+import dataclasses
+import functools
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from simclr_jax import config as config_lib
+from simclr_jax import parallel
+from simclr_jax.data import sources
+from simclr_jax.methods.base import Method
+from simclr_jax.methods.factory import create_method
+from simclr_jax.optim.factory import create_optimizer
+from simclr_jax.train.checkpoint import abstract_like
+from simclr_jax.train.probe import OnlineProbe
+from simclr_jax.train.state import TrainState, init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts of one run."""
+
+    config: ConfigDict
+    mesh: Mesh
+    source: sources.Source  # the training split
+    length: config_lib.Length
+    method: Method
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule  # the learning rate at each step
+    probe: OnlineProbe | None
+
+    @property
+    def _init(self):
+        size, channels = self.config.data.image_size, self.source.image_shape[-1]
+        shape = (self.config.batch_size, 2, size, size, channels)
+        return functools.partial(
+            init_state, self.method, self.tx, self.probe, self.config.seed, shape
+        )
+
+    def init(self) -> TrainState:
+        """Returns the state at step 0 on the mesh."""
+        return jax.jit(self._init, out_shardings=parallel.replicated(self.mesh))()
+
+    def abstract_state(self) -> TrainState:
+        """Returns the shapes, types and shardings of the state, computing nothing."""
+        return abstract_like(jax.eval_shape(self._init), parallel.replicated(self.mesh))
+
+
+def prepare(config: ConfigDict) -> Run:
+    """Checks what needs devices and data, cheapest first, and builds the parts.
+
+    Raises:
+      ConfigError: a batch does not divide, the data set is not there, or channels do not match.
+    """
+    mesh = parallel.make_mesh()
+    parallel.check_batch_size('batch_size', config.batch_size, mesh)
+    parallel.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
+    sources.check_prepared(config.data.dataset, config.data.data_dir)
+    source = sources.open_source(config.data.dataset, config.data.data_dir, config.data.train_split)
+    channels = source.image_shape[-1]
+    for field in ('mean', 'std'):
+        if len(config.data[field]) not in (1, channels):
+            raise config_lib.ConfigError(
+                f'data.{field}={config.data[field]}: has {len(config.data[field])} numbers, but '
+                f'the images of {config.data.dataset} have {channels} channel(s)'
+            )
+    length = config_lib.resolve_length(config, source.num_examples)
+    method = create_method(config, length.total_steps)
+    tx, schedule = create_optimizer(
+        config.optimizer, config.batch_size, length.steps_per_epoch, length.total_steps
+    )
+    probe = None
+    if source.num_classes and config.probe.learning_rate:
+        probe = OnlineProbe(source.num_classes, config.probe.learning_rate)
+    return Run(config, mesh, source, length, method, tx, schedule, probe)

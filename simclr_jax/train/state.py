@@ -1,0 +1,72 @@
+"""Everything a run needs to go on: a pytree that is checkpointed whole."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from simclr_jax.methods.base import Method, Tree
+from simclr_jax.train.probe import OnlineProbe
+
+
+@struct.dataclass
+class TrainState:
+    """State after `step` updates, which have consumed exactly `step` batches.
+
+    Attributes:
+      step: scalar int32.
+      params: what the optimizer trains; `params['encoder']` is what is kept.
+      variables: mutable collections of the network: running statistics.
+      opt_state: the optimizer's.
+      extra: the method's own: EMA target, queue.
+      probe: the online probe's state; None where there is none.
+    """
+
+    step: jax.Array
+    params: Tree
+    variables: Tree
+    opt_state: Any
+    extra: Tree
+    probe: Tree
+
+    def encoder_variables(self) -> Tree:
+        """Returns what `encoder.apply` takes."""
+        statistics = {name: tree['encoder'] for name, tree in self.variables.items()}
+        return {'params': self.params['encoder'], **statistics}
+
+
+def init_state(
+    method: Method,
+    tx: optax.GradientTransformation,
+    probe: OnlineProbe | None,
+    seed: int,
+    views_shape: tuple[int, ...],
+) -> TrainState:
+    """Initializes from the seed; traceable, so that `jax.jit` can place every array.
+
+    Args:
+      method: the method.
+      tx: the optimizer.
+      probe: the online probe, if any.
+      seed: of every parameter.
+      views_shape: `(batch, view, height, width, channel)`; its batch size does not matter.
+    """
+    rng = jax.random.key(seed)
+    views = jnp.zeros((2, *views_shape[1:]))
+    variables, extra = method.init(jax.random.fold_in(rng, 0), views)
+    params = variables.pop('params')
+    probe_state = None
+    if probe is not None:
+        features = jax.eval_shape(
+            lambda: method.encoder.apply(
+                {'params': params['encoder'], 'batch_stats': variables['batch_stats']['encoder']},
+                views[:, 0],
+                train=False,
+            )
+        )
+        probe_state = probe.init(features.shape[-1])
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, variables, tx.init(params), extra, probe_state
+    )

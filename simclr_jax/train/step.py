@@ -1,0 +1,82 @@
+"""The train step: one jitted function over a mesh, state donated, batch sharded."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from simclr_jax import parallel
+from simclr_jax.methods.base import Method
+from simclr_jax.train.probe import OnlineProbe
+from simclr_jax.train.state import TrainState
+
+Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
+
+
+def normalize_images(
+    images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
+) -> jax.Array:
+    """Turns uint8 images `[..., channel]` into float32, `(image / 255 - mean) / std`."""
+    shape = (1,) * (images.ndim - 1) + (-1,)
+    mean, std = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (mean, std))
+    return (images.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def make_train_step(
+    method: Method,
+    tx: optax.GradientTransformation,
+    probe: OnlineProbe | None,
+    mesh: Mesh,
+    *,
+    seed: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """Returns `step(state, batch) -> (state, metrics)`; the state given is used up.
+
+    Args:
+      method: gives the loss.
+      tx: the optimizer.
+      probe: the online probe; needs `label` in the batch.
+      mesh: the devices; the batch is split over all of them.
+      seed: of the step's randomness, which is a function of (seed, step).
+      mean: subtracted from pixels in [0, 1].
+      std: divides them.
+    """
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        views = normalize_images(batch['image'], mean, std)
+        rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
+        (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            state.params, state.variables, state.extra, views, rng, state.step
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        one = jnp.ones(())
+        metrics = {
+            'loss': (loss, one),
+            'gradient_norm': (optax.global_norm(grads), one),
+            **aux.metrics,
+        }
+        probe_state = state.probe
+        if probe is not None:
+            probe_state, probe_metrics = probe.update(probe_state, aux.features, batch['label'])
+            metrics |= probe_metrics
+        new_state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            variables=aux.variables,
+            opt_state=opt_state,
+            probe=probe_state,
+        )
+        extra = method.update_extra(state.extra, new_state, aux, state.step)
+        return new_state.replace(extra=extra), metrics
+
+    replicated = parallel.replicated(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(replicated, parallel.batch_sharding(mesh)),
+        out_shardings=replicated,
+        donate_argnums=0,
+    )

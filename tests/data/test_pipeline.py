@@ -1,0 +1,187 @@
+"""The digits and made JPEGs through the real path: ArrayRecord, order, decoding, views, batches."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits, load_sample_images
+
+from simclr_jax.augment.recipe import PRESETS, ViewRecipe
+from simclr_jax.config import ConfigError
+from simclr_jax.data import order, pipeline, sources
+from simclr_jax.data.digits import test_indices as digits_test_indices
+
+IDENTITY = ViewRecipe(
+    crop_area=(1.0, 1.0),
+    crop_aspect=(1.0, 1.0),
+    crop_sampler='torchvision',
+    flip_probability=0.0,
+    jitter_probability=0.0,
+    grayscale_probability=0.0,
+    blur_probability=0.0,
+)
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp('tfds'))
+
+
+@pytest.fixture(scope='module')
+def digits(data_dir):
+    return sources.open_source('digits', data_dir, 'train')
+
+
+@pytest.fixture(scope='module')
+def photographs():
+    """A source of JPEGs whose sizes differ, from the two photographs that scikit-learn ships."""
+    images = [
+        image[top : top + 150, left : left + 150 + 20 * top // 40]
+        for image in load_sample_images().images
+        for top in (0, 120, 240)
+        for left in (0, 200)
+    ]
+    records = [
+        tf.train.Example(
+            features=tf.train.Features(
+                feature={
+                    'image': tf.train.Feature(
+                        bytes_list=tf.train.BytesList(
+                            value=[tf.io.encode_jpeg(image, quality=95).numpy()]
+                        )
+                    )
+                }
+            )
+        ).SerializeToString()
+        for image in images
+    ]
+    source = sources.Source(
+        lambda indices: [records[i] for i in indices], len(records), (None, None, 3), None
+    )
+    return source, images
+
+
+def batches(source, views=PRESETS['simclr'], **options):
+    defaults = {'seed': 1, 'batch_size': 8, 'image_size': 8, 'start_step': 0, 'total_steps': 4}
+    return list(pipeline.train_batches(source, views, **defaults | options))
+
+
+def test_digits_are_scikit_learns_split_by_class(data_dir, digits):
+    images, labels = load_digits(return_X_y=True)
+    test = sources.open_source('digits', data_dir, 'test')
+    assert (digits.num_examples, test.num_examples) == (1297, 500)
+    assert digits.image_shape == (8, 8, 1)
+    assert digits.label_names == tuple('0123456789')
+    read = {}
+    for name, source in (('train', digits), ('test', test)):
+        found = list(pipeline.eval_batches(source, batch_size=100, image_size=8))
+        mask = np.concatenate([b['mask'] for b in found]) > 0
+        read[name] = tuple(
+            np.concatenate([b[key] for b in found])[mask] for key in ('image', 'label')
+        )
+    np.testing.assert_array_equal(np.bincount(read['test'][1]), [50] * 10)
+    # Every image is scikit-learn's, once, with its label, in the split that the rule says.
+    held_out = digits_test_indices(labels)
+    for name, indices in (
+        ('test', held_out),
+        ('train', np.setdiff1d(np.arange(len(labels)), held_out)),
+    ):
+        pixels = np.round(images[indices] * 255 / 16).astype(np.uint8)
+        expected = sorted(zip(pixels.tolist(), labels[indices].tolist(), strict=True))
+        got_images, got_labels = read[name]
+        got = zip(got_images.reshape(-1, 64).tolist(), got_labels.tolist(), strict=True)
+        assert sorted(got) == expected
+
+
+def test_a_batch_has_the_records_that_the_order_says(digits):
+    for step, batch in enumerate(batches(digits, (IDENTITY, IDENTITY))):
+        index = order.batch_indices(1, step, 8, 1297)
+        np.testing.assert_array_equal(batch['index'], index)
+        expected = pipeline.read_images(digits, index, image_size=8)
+        np.testing.assert_array_equal(batch['image'][:, 0], expected)
+        np.testing.assert_array_equal(batch['image'][:, 1], expected)
+        assert batch['image'].shape == (8, 2, 8, 8, 1) and batch['image'].dtype == np.uint8
+        assert batch['label'].shape == (8,)
+
+
+@pytest.mark.parametrize('kind', ['digits', 'photographs'])
+def test_the_bytes_are_a_function_of_seed_and_step(kind, digits, photographs):
+    source = digits if kind == 'digits' else photographs[0]
+    whole = batches(source)
+    for options in ({'workers': 1}, {'workers': 3}):
+        for got, want in zip(batches(source, **options), whole, strict=True):
+            np.testing.assert_array_equal(got['image'], want['image'])
+    # Started at step 2, and as the second of two processes.
+    resumed = batches(source, start_step=2, rows=slice(4, 8))
+    assert len(resumed) == 2
+    for got, want in zip(resumed, whole[2:], strict=True):
+        np.testing.assert_array_equal(got['image'], want['image'][4:])
+        np.testing.assert_array_equal(got['index'], want['index'][4:])
+    assert (batches(source, seed=2)[0]['image'] != whole[0]['image']).any()
+
+
+@pytest.mark.parametrize('kind', ['digits', 'photographs'])
+def test_views_of_an_image_differ_and_repeat_neither_over_steps(kind, digits, photographs):
+    source = digits if kind == 'digits' else photographs[0]
+    first, second = (
+        next(b for b in batches(source, start_step=s, total_steps=s + 1, batch_size=12))
+        for s in (0, source.num_examples // 12)
+    )
+    common = np.intersect1d(first['index'], second['index'])
+    views = [b['image'][np.isin(b['index'], common)] for b in (first, second)]
+    assert (first['image'][:, 0] != first['image'][:, 1]).any((1, 2, 3)).mean() > 0.9
+    if len(common):
+        assert (views[0] != views[1]).any()
+
+
+def test_each_view_follows_its_own_recipe(photographs):
+    inverted = dataclasses.replace(IDENTITY, solarize_probability=1.0, solarize_threshold=0.0)
+    (batch,) = batches(photographs[0], (IDENTITY, inverted), total_steps=1)
+    np.testing.assert_array_equal(batch['image'][:, 1], 255 - batch['image'][:, 0])
+
+
+def test_whole_photographs_match_pillow(photographs):
+    from PIL import Image
+
+    source, images = photographs
+    square = [i for i, image in enumerate(images) if image.shape[0] == image.shape[1]]
+    shown = pipeline.read_images(source, np.array(square), image_size=150)
+    for index, got in zip(square, shown, strict=True):
+        want = np.asarray(Image.fromarray(images[index]), np.int32)
+        assert np.abs(got.astype(np.int32) - want).mean() < 4  # JPEG's own loss
+
+
+def test_evaluation_counts_every_example_once(digits):
+    found = list(pipeline.eval_batches(digits, batch_size=200, image_size=8))
+    mask = np.concatenate([b['mask'] for b in found])
+    index = np.concatenate([b['index'] for b in found])
+    assert len(index) == 1400 and mask.sum() == 1297
+    np.testing.assert_array_equal(index[mask > 0], np.arange(1297))
+    parts = [
+        list(pipeline.eval_batches(digits, batch_size=200, image_size=8, rows=rows))
+        for rows in (slice(0, 100), slice(100, 200))
+    ]
+    for whole, *halves in zip(found, *parts, strict=True):
+        joined = np.concatenate([half['image'] for half in halves])
+        np.testing.assert_array_equal(joined, whole['image'])
+
+
+def test_central_crop(photographs):
+    source, images = photographs
+    size = images[0].shape[0] // 2
+    (got,) = pipeline.read_images(source, np.array([0]), image_size=size, crop=0.5)
+    decoded = tf.io.decode_jpeg(tf.io.encode_jpeg(images[0], quality=95)).numpy()
+    top, left = (decoded.shape[0] - size) // 2, (decoded.shape[1] - size) // 2
+    np.testing.assert_array_equal(got, decoded[top : top + size, left : left + size])
+
+
+def test_what_is_not_there_is_named_with_the_way_out(data_dir, tmp_path):
+    with pytest.raises(ConfigError, match=r'cifar10.*not prepared.*tfds build cifar10'):
+        sources.check_prepared('cifar10', str(tmp_path))
+    with pytest.raises(ConfigError, match=r"'trian' of digits: is not one of"):
+        sources.open_source('digits', data_dir, 'trian')
+    (tmp_path / 'mnist/3.0.1').mkdir(parents=True)
+    (tmp_path / 'mnist/3.0.1/dataset_info.json').write_text('{"fileFormat": "tfrecord"}')
+    with pytest.raises(ConfigError, match=r'prepared as tfrecord.*file_format=array_record'):
+        sources.check_prepared('mnist', str(tmp_path))

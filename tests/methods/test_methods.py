@@ -1,0 +1,172 @@
+"""Every registered method through the same checks, and what is special about each."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from simclr_jax import parallel
+from simclr_jax.losses import nt_xent, regression_loss
+from simclr_jax.methods.factory import METHODS
+from simclr_jax.models.factory import create_encoder
+from simclr_jax.optim.schedules import target_decay
+from simclr_jax.train.probe import OnlineProbe
+from simclr_jax.train.state import init_state
+from simclr_jax.train.step import make_train_step
+
+ENCODER = create_encoder('resnet_tiny', image_size=8, widths=(4, 8, 8))
+SIZES = {'hidden_dim': 16, 'output_dim': 8}
+BATCH = 16
+
+
+def make(name: str, **fields):
+    return METHODS[name](encoder=ENCODER, total_steps=20, **SIZES | fields)
+
+
+def make_batch(seed: int = 0, batch: int = BATCH) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    base = random.integers(0, 200, (batch, 1, 8, 8, 1))
+    views = base + random.integers(0, 55, (batch, 2, 8, 8, 1))
+    return {'image': views.astype(np.uint8), 'label': np.arange(batch, dtype=np.int32) % 3}
+
+
+def train(name: str, steps: int, devices: int = 1, tx=None, fresh: bool = True):
+    """Returns the losses of `steps` steps and the last state."""
+    method, mesh = make(name), parallel.make_mesh(jax.devices()[:devices])
+    tx = tx or optax.sgd(0.1, 0.9)
+    probe = OnlineProbe(3, 0.01)
+    init = jax.jit(
+        lambda: init_state(method, tx, probe, 0, (BATCH, 2, 8, 8, 1)),
+        out_shardings=parallel.replicated(mesh),
+    )
+    state, losses = init(), []
+    step = make_train_step(method, tx, probe, mesh, seed=0, mean=(0.2,), std=(0.5,))
+    for index in range(steps):
+        batch = parallel.put_batch(make_batch(index if fresh else 0), mesh)
+        state, metrics = step(state, batch)
+        losses.append(float(metrics['loss'][0]))
+    assert step._cache_size() == 1  # nothing is compiled twice
+    return losses, state
+
+
+@pytest.fixture(scope='module', params=METHODS)
+def name(request):
+    return request.param
+
+
+def test_it_is_frozen_and_its_initialization_is_a_function_of_the_seed(name):
+    method = make(name)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        method.total_steps = 3
+    views = jnp.zeros((2, 2, 8, 8, 1))
+    one, two, other = (jax.jit(method.init)(jax.random.key(s), views) for s in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    kernels = [tree[0]['params']['encoder']['stem']['kernel'] for tree in (one, other)]
+    assert (kernels[0] != kernels[1]).any()
+
+
+def test_every_parameter_learns_and_the_loss_goes_down(name):
+    losses, state = train(name, 30, fresh=False)
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.8 * losses[0]
+    assert int(state.step) == 30
+    _, start = train(name, 0)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, start.params)
+    assert all(jax.tree.leaves(moved)), moved
+
+
+def test_eight_devices_give_the_losses_of_one(name):
+    one, state = train(name, 20)
+    eight, sharded = train(name, 20, devices=8)
+    np.testing.assert_allclose(eight, one, atol=1e-4)
+    for path, a in jax.tree_util.tree_leaves_with_path(state.variables):
+        b = jax.tree_util.tree_leaves_with_path(sharded.variables)
+        np.testing.assert_allclose(a, dict(b)[path], atol=1e-3)
+
+
+def test_the_step_leaves_shapes_and_types_alone(name):
+    _, before = train(name, 0)
+    _, after = train(name, 1)
+    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (before, after)]
+    assert shapes[0] == shapes[1]
+
+
+def test_simclr_passes_both_views_through_batch_normalization_together():
+    method = make('simclr', loss_scale=2.0, temperature=0.3)
+    views = jnp.asarray(make_batch()['image'] / 255.0, jnp.float32)
+    variables, extra = method.init(jax.random.key(0), views)
+    params = variables.pop('params')
+    loss, aux = method.loss(params, variables, extra, views, jax.random.key(1), 0)
+    rows = views.reshape(-1, 8, 8, 1)  # view, view, view, view: interleaved
+    (_, projections), _ = method.network.apply(
+        {'params': params, **variables}, rows, train=True, mutable=['batch_stats']
+    )
+    np.testing.assert_allclose(loss, 2 * nt_xent(projections.reshape(-1, 2, 8), 0.3), rtol=1e-6)
+    assert aux.features.shape == (BATCH, 2, 8)
+
+
+def byol_loss(method, views):
+    variables, extra = method.init(jax.random.key(0), views)
+    params = variables.pop('params')
+    return params, variables, extra, method.loss(params, variables, extra, views, None, 0)
+
+
+def test_byol_gives_each_view_its_own_statistics():
+    method = make('byol')
+    views = jnp.asarray(make_batch()['image'] / 255.0, jnp.float32)
+    params, variables, extra, (loss, aux) = byol_loss(method, views)
+
+    def forward(tree, images, method_name=None):
+        return method.network.apply(
+            tree, images, train=True, mutable=['batch_stats'], method=method_name
+        )[0]
+
+    online = [forward({'params': params, **variables}, views[:, v])[1] for v in (0, 1)]
+    target = [forward(extra, views[:, v], 'project') for v in (0, 1)]
+    want = regression_loss(online[0], target[1]) + regression_loss(online[1], target[0])
+    np.testing.assert_allclose(loss, want.mean(), rtol=1e-5)
+    # The second view alone decides its own features, whatever the first one is.
+    changed = views.at[:, 0].add(0.1)
+    _, _, _, (_, other) = byol_loss(method, changed)
+    np.testing.assert_array_equal(other.features[:, 1], aux.features[:, 1])
+    assert (other.features[:, 0] != aux.features[:, 0]).any()
+
+
+def test_byol_has_no_gradient_to_its_target_which_follows_by_the_schedule():
+    method = make('byol', base_decay=0.9)
+    views = jnp.asarray(make_batch()['image'] / 255.0, jnp.float32)
+    params, variables, extra, (_, aux) = byol_loss(method, views)
+    grads = jax.grad(
+        lambda e: method.loss(params, variables, e, views, None, 0)[0], allow_int=True
+    )(extra)['params']
+    assert all((g == 0).all() for g in jax.tree.leaves(grads))
+
+    @dataclasses.dataclass
+    class State:
+        params: dict
+
+    moved = method.update_extra(extra, State(jax.tree.map(jnp.ones_like, params)), aux, 5)
+    decay = float(target_decay(0.9, 5, 20))
+    assert 0.9 < decay < 1
+    want = jax.tree.map(lambda x: decay * x + (1 - decay), extra['params'])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), moved['params'], want)
+    assert set(moved['params']) == {'encoder', 'projector'}
+
+
+def test_a_collapsed_embedding_shows():
+    from simclr_jax.methods.base import embedding_std
+
+    random = np.random.default_rng(0).normal(size=(512, 64))
+    assert abs(float(embedding_std(jnp.asarray(random))[0]) - 1) < 0.02
+    assert float(embedding_std(jnp.ones((512, 64)))[0]) < 1e-6
+
+
+def test_the_head_is_a_linen_module_of_the_named_sizes():
+    for name in METHODS:
+        method = make(name)
+        assert isinstance(method.network, nn.Module)
+        assert method.network.projector.output_dim == 8

@@ -1,0 +1,248 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
+
+
+def small_resnet(block=BasicBlock, **fields):
+    defaults = {'stage_sizes': (1, 1), 'widths': (4, 6), 'strides': (1, 2)}
+    return ResNet(block=block, **defaults | fields)
+
+
+def random_variables(encoder, shape, seed=0):
+    """Every parameter and statistic away from its initial value, variances positive."""
+    shapes = jax.eval_shape(
+        lambda rng: encoder.init(rng, jnp.zeros(shape), train=True), jax.random.key(0)
+    )
+    rng = np.random.default_rng(seed)
+
+    def draw(x):
+        if x.ndim == 1:
+            return rng.uniform(0.2, 1.2, size=x.shape).astype(x.dtype)
+        fan_in = x.size // x.shape[-1]
+        return rng.normal(size=x.shape, scale=fan_in**-0.5).astype(x.dtype)
+
+    return jax.tree.map(draw, shapes)
+
+
+class Reference:
+    """The forward pass at evaluation, in float64 loops that share nothing with the module."""
+
+    def __init__(self, variables, padding, stem):
+        self.params, self.stats = variables['params'], variables['batch_stats']
+        self.padding, self.stem = padding, stem
+
+    def pads(self, size, kernel, stride, same):
+        if not same:
+            return (kernel - 1) // 2, (kernel - 1) // 2
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)  # TensorFlow's SAME
+        return total // 2, total - total // 2
+
+    def windows(self, x, kernel, stride, same, fill):
+        _, height, width, _ = x.shape
+        pads = [self.pads(size, kernel, stride, same) for size in (height, width)]
+        x = np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
+        rows = range(0, x.shape[1] - kernel + 1, stride)
+        columns = range(0, x.shape[2] - kernel + 1, stride)
+        return np.stack(
+            [
+                np.stack([x[:, i : i + kernel, j : j + kernel] for j in columns], axis=1)
+                for i in rows
+            ],
+            axis=1,
+        )  # [n, rows, columns, kernel, kernel, channel]
+
+    def conv(self, x, params, stride):
+        kernel = np.asarray(params['kernel'], np.float64)
+        windows = self.windows(x, kernel.shape[0], stride, self.padding == 'same', 0.0)
+        return np.einsum('nijxyc,xycd->nijd', windows, kernel)
+
+    def norm(self, x, params, stats):
+        scale = params['scale'] / np.sqrt(stats['var'].astype(np.float64) + 1e-5)
+        return (x - stats['mean']) * scale + params['bias']
+
+    def block(self, x, name, stride, strided_conv):
+        params, stats = self.params[name], self.stats[name]
+        count = sum(key.startswith('conv') for key in params)
+        y = x
+        for i in range(1, count + 1):
+            y = self.conv(y, params[f'conv{i}'], stride if i == strided_conv else 1)
+            y = self.norm(y, params[f'norm{i}'], stats[f'norm{i}'])
+            y = np.maximum(y, 0) if i < count else y
+        if 'shortcut_conv' in params:
+            x = self.conv(x, params['shortcut_conv'], stride)
+            x = self.norm(x, params['shortcut_norm'], stats['shortcut_norm'])
+        return np.maximum(x + y, 0)
+
+    def __call__(self, x, strided_conv):
+        x = self.conv(x.astype(np.float64), self.params['stem_conv'], 1 + (self.stem == 'imagenet'))
+        x = np.maximum(self.norm(x, self.params['stem_norm'], self.stats['stem_norm']), 0)
+        if self.stem == 'imagenet':
+            x = self.windows(x, 3, 2, self.padding != 'torch', -np.inf).max(axis=(3, 4))
+        x = self.block(x, 'stage1_block0', 1, strided_conv)
+        x = self.block(x, 'stage2_block0', 2, strided_conv)
+        return x.mean(axis=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ('block', 'padding', 'stem'),
+    [
+        (BasicBlock, 'torch', 'imagenet'),
+        (BasicBlock, 'simclr', 'imagenet'),
+        (BasicBlock, 'same', 'imagenet'),
+        (BasicBlock, 'torch', 'small'),
+        (BottleneckBlock, 'torch', 'imagenet'),
+        (BottleneckBlock, 'same', 'small'),
+    ],
+)
+def test_forward_equals_a_float64_loop(block, padding, stem):
+    encoder = small_resnet(block, padding=padding, stem=stem)
+    # An even and an odd side, and five channels.
+    images = np.random.default_rng(1).normal(size=(2, 20, 13, 5)).astype(np.float32)
+    variables = random_variables(encoder, images.shape)
+    features = jax.jit(encoder.apply, static_argnames='train')(variables, images, train=False)
+    strided_conv = 1 if block is BasicBlock else 2  # the 3x3 of a bottleneck
+    expected = Reference(variables, padding, stem)(images, strided_conv)
+    np.testing.assert_allclose(features, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('stem', 'strides', 'expected'),
+    [
+        ('imagenet', (1, 2, 2, 2), [16, 8, 4, 2]),  # of 64 pixels: halved by the stem and its pool
+        ('small', (1, 2, 2, 2), [64, 32, 16, 8]),
+        ('small', (1, 2, 1, 2), [64, 32, 32, 16]),
+    ],
+)
+@pytest.mark.parametrize('padding', ['torch', 'same'])
+def test_sizes_of_the_stages(stem, strides, expected, padding):
+    encoder = ResNet(
+        (1, 1, 1, 1), BasicBlock, (8, 8, 8, 8), strides=strides, stem=stem, padding=padding
+    )
+
+    def stages(images):
+        _, variables = encoder.init_with_output(
+            jax.random.key(0), images, train=True, capture_intermediates=True
+        )
+        return variables['intermediates']
+
+    shapes = jax.eval_shape(stages, jnp.zeros((1, 64, 64, 3)))
+    sizes = [shapes[f'stage{i}_block0']['__call__'][0].shape[1] for i in (1, 2, 3, 4)]
+    assert sizes == expected
+
+
+def test_batch_norm_is_global_on_eight_devices():
+    encoder = small_resnet(stem='small')
+    images = np.random.default_rng(1).normal(size=(16, 8, 8, 3)).astype(np.float32)
+    images += np.arange(16, dtype=np.float32)[:, None, None, None]  # devices see other statistics
+    variables = random_variables(encoder, images.shape)
+
+    @jax.jit
+    def step(images):
+        def loss(params):
+            features, new = encoder.apply(
+                variables | {'params': params}, images, train=True, mutable=['batch_stats']
+            )
+            return jnp.mean(features[:, 0] ** 2), (features, new)
+
+        return jax.grad(loss, has_aux=True)(variables['params'])
+
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = step(jax.device_put(images, jax.NamedSharding(mesh, jax.P('data'))))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()),
+        sharded,
+        step(images),
+    )
+
+
+def test_training_updates_the_statistics_and_evaluation_uses_them():
+    encoder = small_resnet(stem='small')
+    images = np.random.default_rng(1).normal(size=(8, 8, 8, 3)).astype(np.float32)
+    variables = random_variables(encoder, images.shape)
+    apply = jax.jit(encoder.apply, static_argnames=('train', 'mutable'))
+
+    _, new = apply(variables, images, train=True, mutable=('batch_stats',))
+    stem = variables['params']['stem_conv']['kernel']
+    activations = jax.lax.conv_general_dilated(
+        images, stem, (1, 1), ((1, 1), (1, 1)), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    old, updated = variables['batch_stats']['stem_norm'], new['batch_stats']['stem_norm']
+    for name, batch in (('mean', activations.mean((0, 1, 2))), ('var', activations.var((0, 1, 2)))):
+        np.testing.assert_allclose(updated[name], 0.9 * old[name] + 0.1 * batch, rtol=1e-5)
+
+    # Evaluation looks at the running statistics alone: an image's features do not depend on others.
+    features = apply(variables, images, train=False)
+    repeated = np.repeat(images[:1], 8, axis=0)
+    np.testing.assert_allclose(apply(variables, repeated, train=False)[0], features[0], rtol=1e-5)
+    assert jnp.abs(apply(variables | new, images, train=False) - features).max() > 0.01
+
+
+@pytest.mark.parametrize('block', [BasicBlock, BottleneckBlock])
+@pytest.mark.parametrize('zero', [True, False])
+def test_last_scale_of_each_block_starts_at_zero(block, zero):
+    encoder = small_resnet(block, stem='small', zero_init_last_scale=zero)
+
+    def scales(rng):
+        params = encoder.init(rng, jnp.zeros((1, 8, 8, 3)), train=True)['params']
+        flat = jax.tree_util.tree_leaves_with_path(params)
+        return {f'{k[0].key}/{k[1].key}': x for k, x in flat if k[-1].key == 'scale'}
+
+    # Only the scales are asked for, so that no random kernel is compiled.
+    zeros = {name for name, scale in jax.jit(scales)(jax.random.key(0)).items() if not scale.any()}
+    last = 'norm2' if block is BasicBlock else 'norm3'
+    assert zeros == ({f'stage1_block0/{last}', f'stage2_block0/{last}'} if zero else set())
+
+
+def test_convolutions_start_as_torchvision_s():
+    encoder = ResNet((1,), BasicBlock, (64,), strides=(1,), stem='small')
+
+    @jax.jit
+    def kernel_of(rng):  # only one, so that only one is compiled
+        params = encoder.init(rng, jnp.zeros((1, 8, 8, 3)), train=True)['params']
+        return params['stage1_block0']['conv1']['kernel']
+
+    kernel = np.asarray(kernel_of(jax.random.key(0, impl='rbg')))  # quicker to compile, too
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 64)), rtol=0.02)
+    assert np.abs(kernel).max() > 3 * kernel.std()  # not truncated
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
+    exact = small_resnet(stem='small')
+    rounded = small_resnet(stem='small', dtype=jnp.bfloat16)
+    images = np.random.default_rng(1).normal(size=(8, 8, 8, 3)).astype(np.float32)
+    variables = random_variables(rounded, images.shape)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+
+    def last_block(images):
+        _, new = rounded.apply(
+            variables, images, train=False, mutable='intermediates', capture_intermediates=True
+        )
+        return new['intermediates']['stage2_block0']['__call__'][0]
+
+    def outputs(encoder):
+        apply = jax.jit(encoder.apply, static_argnames=('train', 'mutable'))
+        return apply(variables, images, train=True, mutable='batch_stats')
+
+    assert jax.eval_shape(last_block, images).dtype == jnp.bfloat16
+    features, new = outputs(rounded)
+    assert features.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(new)} == {jnp.dtype('float32')}
+    difference = jnp.abs(features - outputs(exact)[0]).max()
+    assert 0 < difference < 0.05 * jnp.abs(features).max()
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        ({'stem': 'large'}, "stem='large'; it must be one of imagenet, small"),
+        ({'padding': 'valid'}, "padding='valid'; it must be one of torch, simclr, same"),
+        ({'strides': (1, 2, 2)}, r'strides=\(1, 2, 2\) must have one number a stage'),
+    ],
+)
+def test_errors_name_the_field(fields, message):
+    encoder = small_resnet(**fields)
+    with pytest.raises(ValueError, match=message):
+        encoder.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=True)

@@ -1,0 +1,67 @@
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax.optim.schedules import scaled_learning_rate, target_decay, warmup_cosine
+
+GOLDENS = np.load('tests/goldens/reference_values.npz')
+STEPS = GOLDENS['schedule_steps'].astype(np.int32)
+TOTAL, WARMUP = 31_280, 3_128
+
+
+@pytest.mark.parametrize(
+    ('rate', 'batch', 'scaling', 'expected'),
+    [
+        (0.3, 4096, 'linear', 4.8),
+        (0.075, 4096, 'sqrt', 4.8),
+        (1.0, 512, 'linear', 2.0),
+        (0.5, 4096, 'none', 0.5),
+    ],
+)
+def test_scaling(rate, batch, scaling, expected):
+    np.testing.assert_allclose(scaled_learning_rate(rate, batch, scaling), expected, rtol=1e-12)
+
+
+def test_unknown_scaling_names_the_field():
+    with pytest.raises(ValueError, match=r"optimizer\.learning_rate_scaling='square'.*linear"):
+        scaled_learning_rate(0.1, 256, 'square')
+
+
+def test_rate_equals_byol():
+    peak = scaled_learning_rate(0.45, 4096, 'linear')
+    rates = warmup_cosine(peak, WARMUP, TOTAL)(STEPS)
+    # The original cancels in float32 near the end: 1e-7 of the peak is all it has there.
+    np.testing.assert_allclose(rates, GOLDENS['schedule_byol_lr'], rtol=1e-5, atol=1e-7 * peak)
+
+
+def test_target_decay_equals_byol():
+    decays = jax.jit(lambda steps: target_decay(0.99, steps, TOTAL))(STEPS)
+    golden = GOLDENS['schedule_byol_ema']
+    np.testing.assert_allclose(decays, golden, rtol=1e-6)
+    np.testing.assert_allclose(1 - decays, 1 - golden, rtol=1e-5, atol=1.2e-7)
+
+
+@pytest.mark.parametrize('total', [1_000, 5_000_000, 2_000_000_000])
+def test_rate_is_precise_to_the_last_step_of_a_long_run(total):
+    warmup = total // 10
+    steps = np.array([1, warmup - 1, warmup, warmup + 1, total // 2, total - 10, total - 1])
+    progress = (steps - warmup) / (total - warmup)
+    # In float64 the cosine's end cancels too, so the reference takes the sine of what is left.
+    left = np.sin(np.pi / 2 * (total - steps) / (total - warmup)) ** 2
+    expected = 4.8 * np.where(progress < 0, steps / warmup, left)
+    schedule = jax.jit(warmup_cosine(4.8, warmup, total))
+    rates = [schedule(np.int32(step)) for step in steps]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_rate_at_the_ends():
+    schedule = warmup_cosine(2.0, 10, 100)
+    assert [float(schedule(step)) for step in (0, 5, 10, 100, 1_000)] == [0, 1, 2, 0, 0]
+    assert float(warmup_cosine(2.0, 0, 100)(0)) == 2.0
+    assert float(target_decay(0.5, 100, 100)) == 1.0
+
+
+@pytest.mark.parametrize('warmup', [-1, 100, 101])
+def test_refuses_a_warmup_as_long_as_the_run(warmup):
+    with pytest.raises(ValueError, match=f'warmup_steps={warmup}'):
+        warmup_cosine(1.0, warmup, 100)

@@ -1,0 +1,62 @@
+"""Imports go one way, and TensorFlow stays where the design puts it."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / 'simclr_jax'
+# A package imports only from its own row and from the rows below it.
+LAYERS = (
+    ('train', 'evaluate', 'export', 'report', 'tools'),
+    ('methods', 'data', 'optim'),
+    ('models', 'losses', 'augment'),
+    ('parallel', 'config'),
+)
+LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
+# config.py knows the recipe's dataclass, which imports nothing.
+ALLOWED = {('config', 'augment')}
+TENSORFLOW = {'data/pipeline.py', 'data/digits.py', 'data/sources.py', 'augment/tf_ops.py'} | {
+    'report/writer.py'
+}
+FILES = sorted(PACKAGE.rglob('*.py'))
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f'{node.module}.{alias.name}' for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_arrow_runs_back(path):
+    relative = path.relative_to(PACKAGE)
+    here = relative.parts[0].removesuffix('.py')
+    for name in imports(path):
+        if name.startswith('simclr_jax.') and here != '__init__':
+            there = name.split('.')[1]
+            assert LEVEL[here] <= LEVEL[there] or (here, there) in ALLOWED, f'{relative}: {name}'
+        if name.split('.')[0] in ('tensorflow', 'tensorflow_datasets'):
+            assert str(relative) in TENSORFLOW, f'{relative} imports {name}'
+
+
+def test_what_needs_no_tensorflow_runs_where_it_is_not_installed():
+    modules = [
+        'simclr_jax.' + '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
+        for path in FILES
+        if path.name != '__init__.py'
+        and str(path.relative_to(PACKAGE))
+        not in TENSORFLOW - {'report/writer.py', 'data/sources.py'}
+    ]
+    code = (
+        'import sys; sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None\n'
+        + '\n'.join(f'import {module}' for module in modules)
+    )
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True, timeout=120)

@@ -1,0 +1,126 @@
+"""The loop on the digits: resumption to the bit, in this process and after a real SIGKILL."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from simclr_jax.report.writer import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+SHORT = (
+    '--config=configs/simclr_digits.py',
+    '--config.batch_size=64',
+    '--config.epochs=2',
+    '--config.optimizer.warmup_epochs=1',
+    '--config.log.every_steps=1',
+    '--config.log.tensorboard=False',
+    '--config.checkpoint.every_steps=10',
+    '--config.eval.after_pretrain=()',
+)
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp('tfds'))
+
+
+def start(workdir, data_dir, *arguments, devices=1) -> subprocess.Popen:
+    environment = os.environ | {
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_NUM_CPU_DEVICES': str(devices),
+        'TFDS_DATA_DIR': data_dir,
+    }
+    return subprocess.Popen(
+        [sys.executable, 'run.py', *SHORT, f'--workdir={workdir}', *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def final_state(workdir):
+    with ocp.CheckpointManager(workdir / 'checkpoints') as manager:
+        step = manager.latest_step()
+        return step, manager.restore(step, args=ocp.args.StandardRestore())
+
+
+def leaves(tree):
+    import jax
+
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory, data_dir):
+    workdir = tmp_path_factory.mktemp('undisturbed')
+    return workdir, finish(start(workdir, data_dir))
+
+
+def test_a_run_leaves_metrics_of_every_step_checkpoints_and_a_report(undisturbed):
+    workdir, output = undisturbed
+    rows = read_metrics(workdir)
+    assert [row['step'] for row in rows] == list(range(1, 41))
+    for row in rows:
+        assert {'loss', 'learning_rate', 'images_per_second', 'input_wait', 'epoch'} <= row.keys()
+        assert 0 <= row['input_wait'] <= 1
+        assert 0 <= row['probe_accuracy'] <= 1
+    assert rows[-1]['loss'] < rows[0]['loss'] and rows[-1]['epoch'] == 2.0
+    assert json.loads((workdir / 'result.json').read_text())['pretrain']['steps'] == 40
+    assert (workdir / 'report.html').exists() and str(workdir / 'report.html') in output
+    assert sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir()) == [20, 30, 40]
+
+
+def test_killed_half_way_and_started_again_ends_with_the_same_bits(undisturbed, tmp_path, data_dir):
+    process = start(tmp_path, data_dir)
+    while len(read_metrics(tmp_path)) < 17:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    output = finish(start(tmp_path, data_dir))
+    assert 'going on from the checkpoint of step' in output
+    (step, state), (want_step, want) = final_state(tmp_path), final_state(undisturbed[0])
+    assert step == want_step == 40
+    for got, expected in zip(leaves(state), leaves(want), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    rows, expected = read_metrics(tmp_path), read_metrics(undisturbed[0])
+    timing = {'images_per_second', 'input_wait', 'seconds'}
+    for got, want in zip(rows, expected, strict=True):
+        for key in want.keys() - timing:
+            assert got[key] == want[key], key
+
+
+def test_another_config_on_the_workdir_is_refused(undisturbed, data_dir):
+    process = start(undisturbed[0], data_dir, '--config.seed=3')
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert 'holds a run of another config' in output and 'seed: 0 there, 3 now' in output
+
+
+def test_evaluation_by_itself_adds_to_the_results(undisturbed, data_dir):
+    workdir, _ = undisturbed
+    output = finish(start(workdir, data_dir, '--mode=knn'))
+    result = json.loads((workdir / 'result.json').read_text())
+    assert result['pretrain']['steps'] == 40
+    for features in ('encoder', 'untrained', 'raw_pixels'):
+        for labels in ('all', '10', '1'):
+            assert 0.2 < result['knn'][features][labels]['mean'] <= 1
+    # scikit-learn's cosine neighbours on the pixels of this split: the same figure.
+    assert abs(result['knn']['raw_pixels']['all']['mean'] - 0.98) < 0.015
+    assert 'raw pixels' in output
