@@ -15,7 +15,7 @@ def get_config():
         config,
         ViewRecipe(
             crop_area=(0.4, 1.0),
-            crop_sampler='torchvision',
+            crop_sampler='continuous',
             flip_probability=0.0,
             jitter_probability=0.8,
             brightness=0.4,

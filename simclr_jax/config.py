@@ -248,7 +248,7 @@ def validate(config: ConfigDict) -> None:
         'optimizer.warmup_epochs',
         f'must be below epochs={fields["epochs"]}; give fewer, or train longer',
     )
-    check(fields['batch_size'] >= 2, 'batch_size', 'must be at least 2: a loss needs negatives')
+    check(fields['batch_size'] >= 2, 'batch_size', 'must be 2 or more')
     try:
         view_recipes(config)
     except ConfigError as error:
@@ -325,7 +325,7 @@ def did_you_mean(word: str, candidates) -> str:
     candidates = [str(c) for c in candidates]
     close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     if not close:  # a right name in the wrong section
-        last = {c.rpartition('.')[2]: c for c in candidates}
+        last = {c.rpartition('.')[2]: c for c in reversed(candidates)}
         close = [last[n] for n in difflib.get_close_matches(word.rpartition('.')[2], last, n=1)]
     return f'; did you mean {close[0]}?' if close else ''
 
@@ -374,7 +374,6 @@ _CHOICES = {
     'optimizer.learning_rate_scaling': ('linear', 'sqrt', 'none'),
 }
 _POSITIVE = (
-    'batch_size',
     'epochs',
     'data.image_size',
     'data.eval_crop',

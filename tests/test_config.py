@@ -54,8 +54,8 @@ def test_every_config_loads_validates_and_has_a_docstring(path):
 
 
 def test_overrides_take_the_type_of_the_field():
-    config = load('epochs=3', 'knn.labels_per_class=5', 'log.tensorboard=false', 'seed=7')
-    assert config.epochs == 3.0 and isinstance(config.epochs, float)
+    config = load('epochs=30', 'knn.labels_per_class=5', 'log.tensorboard=false', 'seed=7')
+    assert config.epochs == 30.0 and isinstance(config.epochs, float)
     assert config.knn.labels_per_class == (5,)
     assert config.log.tensorboard is False
     assert config.seed == 7
@@ -73,7 +73,7 @@ def test_overrides_take_the_type_of_the_field():
         ('log.tensorboard=3', ['log.tensorboard', 'True or False']),
         ('method=simlcr', ['method', 'simlcr', 'did you mean simclr?']),
         ('model.encoder=resnet5', ['model.encoder', 'did you mean resnet50?']),
-        ('batch_size=0', ['batch_size=0', 'above 0']),
+        ('batch_size=0', ['batch_size=0', '2 or more']),
         ('simclr.temperature=0', ['simclr.temperature=0.0', 'above 0']),
         ('optimizer.learning_rate=nan', ['optimizer.learning_rate', 'nan']),
         ('optimizer.warmup_epochs=9999', ['optimizer.warmup_epochs=9999.0', 'below epochs']),
@@ -95,11 +95,8 @@ def test_a_wrong_override_is_one_line_that_helps(override, words):
 def test_every_problem_has_its_line():
     with pytest.raises(config_lib.ConfigError) as error:
         load('batch_size=-1', 'knn.k=0')
-    assert [line.split('=')[0] for line in str(error.value).splitlines()] == [
-        'batch_size',
-        'knn.k',
-        'batch_size',
-    ]
+    lines = str(error.value).splitlines()
+    assert [line.split('=')[0] for line in lines] == ['knn.k', 'batch_size']
 
 
 @pytest.mark.parametrize(
@@ -142,7 +139,7 @@ def test_another_config_on_a_workdir_lists_what_differs():
 
 
 def test_length_in_steps():
-    config = load('batch_size=256', 'epochs=2.5')
+    config = load('batch_size=256', 'epochs=2.5', 'optimizer.warmup_epochs=1')
     assert config_lib.resolve_length(config, 1297) == config_lib.Length(5, 12)
     with pytest.raises(config_lib.ConfigError, match=r'batch_size=256: .* only 200 examples'):
         config_lib.resolve_length(config, 200)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 _CHOICES = {
-    'crop_sampler': ('tensorflow', 'byol', 'torchvision'),
+    'crop_sampler': ('tensorflow', 'byol', 'torchvision', 'continuous'),
     'interpolation': ('bicubic', 'bilinear'),
     'brightness_mode': ('multiplicative', 'additive'),
 }
@@ -35,7 +35,9 @@ class ViewRecipe:
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the crop, above 0
     # How a box is drawn, and what replaces one that does not fit. 'tensorflow': uniform aspect and
     # height, else the whole image. 'byol' and 'torchvision': uniform area, log-uniform aspect;
-    # the first clamps to the image, the second takes a central crop.
+    # the first clamps to the image, the second takes a central crop. 'continuous' is torchvision's
+    # with boxes that start and end between pixels: for images of so few pixels that whole ones
+    # leave little choice. It is for data sets of small images of one size.
     crop_sampler: str = 'tensorflow'
     interpolation: str = 'bicubic'  # or 'bilinear'; never with antialiasing
     flip_probability: float = 0.5  # left to right, in [0, 1]

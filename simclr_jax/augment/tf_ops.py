@@ -64,11 +64,15 @@ def sample_parameters(recipe: ViewRecipe, seed: tf.Tensor, size: int) -> Paramet
 def crop_boxes(
     recipe: ViewRecipe, parameters: Parameters, heights: tf.Tensor, widths: tf.Tensor
 ) -> tf.Tensor:
-    """Boxes `[n, 4]` int32 (y, x, height, width) inside images of `heights` and `widths` `[n]`."""
+    """Boxes `[n, 4]` (y, x, height, width) inside images of `heights` and `widths` `[n]`.
+
+    They are int32, and float32 where the sampler is 'continuous'.
+    """
     sizes = {
         'tensorflow': _tensorflow_sizes,
         'byol': _byol_sizes,
         'torchvision': _torchvision_sizes,
+        'continuous': _area_and_aspect_sizes,
     }[recipe.crop_sampler]
     uniforms = parameters['crop']
     image_h, image_w = tf.cast(heights, tf.float32), tf.cast(widths, tf.float32)
@@ -83,6 +87,10 @@ def crop_boxes(
     )
     fallback_h, fallback_w = _fallback_sizes(recipe, image_h, image_w)
     height, width = tf.where(found, height, fallback_h), tf.where(found, width, fallback_w)
+
+    if recipe.crop_sampler == 'continuous':
+        y, x = uniform_y * (image_h - height), uniform_x * (image_w - width)
+        return tf.stack([y, x, height, width], axis=1)
 
     def offset(uniform, space):
         # TensorFlow's kernel never draws the last offset.
@@ -117,14 +125,20 @@ def _tensorflow_sizes(recipe, uniforms, image_h, image_w):
     return height, width, valid & (crop_area / area >= MIN_OBJECT_COVERED)
 
 
-def _torchvision_sizes(recipe, uniforms, image_h, image_w):
+def _area_and_aspect_sizes(recipe, uniforms, image_h, image_w):
     """Heights, widths, validity `[n, tries]`: uniform area, log-uniform aspect."""
     low, high = recipe.crop_area
     area = (low + uniforms[..., 0] * (high - low)) * image_h * image_w
     low, high = recipe.crop_aspect
     aspect = low * tf.pow(high / low, uniforms[..., 1])
-    height, width = tf.round(tf.sqrt(area / aspect)), tf.round(tf.sqrt(area * aspect))
+    height, width = tf.sqrt(area / aspect), tf.sqrt(area * aspect)
     return height, width, tf.ones_like(height, tf.bool)
+
+
+def _torchvision_sizes(recipe, uniforms, image_h, image_w):
+    """As above, in whole pixels."""
+    height, width, valid = _area_and_aspect_sizes(recipe, uniforms, image_h, image_w)
+    return tf.round(height), tf.round(width), valid
 
 
 def _byol_sizes(recipe, uniforms, image_h, image_w):
@@ -149,21 +163,27 @@ def crop_and_resize(
 ) -> tf.Tensor:
     """Resizes boxes `[n, 4]` of images `[n, H, W, c]` to float32 `[n, size, size, c]`.
 
-    Equals `tf.image.resize` of each box (half-pixel centres, no antialiasing). The scale is kept,
-    and bicubic values are clipped to it: uint8 is in [0, 255], float in [0, 1].
+    Equals `tf.image.resize` of each box (half-pixel centres, no antialiasing); where boxes are
+    float, pixels beyond them count too. The scale is kept, and bicubic values are clipped to it:
+    uint8 is in [0, 255], float in [0, 1].
     """
     top = 255.0 if images.dtype == tf.uint8 else 1.0
+    boxes = tf.convert_to_tensor(boxes)
+    cut = boxes.dtype.is_integer
     boxes = tf.cast(boxes, tf.float32)
     resized = _separable(
         tf.cast(images, tf.float32),
-        _resize_weights(boxes[:, 0], boxes[:, 2], tf.shape(images)[1], size, interpolation),
-        _resize_weights(boxes[:, 1], boxes[:, 3], tf.shape(images)[2], size, interpolation),
+        _resize_weights(boxes[:, 0], boxes[:, 2], tf.shape(images)[1], size, interpolation, cut),
+        _resize_weights(boxes[:, 1], boxes[:, 3], tf.shape(images)[2], size, interpolation, cut),
     )
     return tf.clip_by_value(resized, 0.0, top) if interpolation == 'bicubic' else resized
 
 
-def _resize_weights(start, extent, source, size, interpolation):
-    """Weights `[n, size, source]` that resample the pixels `[start, start + extent)` to `size`."""
+def _resize_weights(start, extent, source, size, interpolation, cut):
+    """Weights `[n, size, source]` that resample `[start, start + extent)` to `size` pixels.
+
+    With `cut` only the pixels inside count, as if they had been cut out first.
+    """
     centre = (tf.range(size, dtype=tf.float32) + 0.5) * (extent / size)[:, None] - 0.5
     whole = tf.floor(centre)
     fraction = centre - whole
@@ -177,8 +197,9 @@ def _resize_weights(start, extent, source, size, interpolation):
         weights = tf.where(distance <= 1, near, tf.where(distance < 2, far, 0.0))
     else:
         weights = tf.maximum(1 - distance, 0.0)
-    inside = (pixel >= 0) & (pixel < extent[:, None])
-    weights *= tf.cast(inside, tf.float32)[:, None, :]
+    if cut:
+        inside = (pixel >= 0) & (pixel < extent[:, None])
+        weights *= tf.cast(inside, tf.float32)[:, None, :]
     return weights / tf.reduce_sum(weights, axis=2, keepdims=True)
 
 

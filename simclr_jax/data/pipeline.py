@@ -96,6 +96,7 @@ def train_batches(
         for recipe, drawn in zip(views, parameters, strict=True):
             drawn = {name: values[None] for name, values in drawn.items()}
             box = tf_ops.crop_boxes(recipe, drawn, height[None], width[None])[0]
+            box = tf.cast(box, tf.int32)  # whole pixels, whatever the sampler
             view = tf_ops.decode_crop_and_resize(
                 encoded, box, image_size, recipe.interpolation, channels
             )

@@ -74,8 +74,9 @@ def extract_features(
     values[-1] = jax.device_get(values[-1])
     rest = {name: np.concatenate([batch[name] for batch in rest]) for name in rest[0]}
     real = rest['mask'] > 0
+    names = [*variables, 'raw_pixels'] if raw_pixels else variables  # jit has sorted them
     return Features(
-        {name: np.concatenate([batch[name] for batch in values])[real] for name in values[0]},
+        {name: np.concatenate([batch[name] for batch in values])[real] for name in names},
         rest['label'][real],
         rest['index'][real],
     )

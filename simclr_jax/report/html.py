@@ -97,7 +97,7 @@ def format_table(table: dict[str, Any]) -> str:
 
     `table` is {probe: {features: {labels: {'mean': fraction, 'std': fraction or None}}}}: probes
     such as `linear_eval` and `knn`, features such as `encoder`, `untrained` and `raw_pixels`, and
-    labels `all` or a percentage such as `10`.
+    labels `all` or how many a class, such as `10`.
     """
     header, rows = _cells(table)
     lines = [header, *([*names, *(text for text, _ in cells)] for names, cells in rows)]
@@ -126,7 +126,7 @@ def _cells(
                 None if v is None or v['mean'] is None else round(v['mean'], 3) for v in values
             ]
             best = max((m for m in means if m is not None and math.isfinite(m)), default=None)
-            names = (_PROBES.get(probe, probe), labels if labels == 'all' else f'{labels}%')
+            names = (_PROBES.get(probe, probe), labels)
             cells = [
                 (_percent(v), m is not None and m == best)
                 for v, m in zip(values, means, strict=True)

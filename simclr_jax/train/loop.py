@@ -188,7 +188,7 @@ def _write(run: Run, writer, progress, clock: _Clock, step: int, metrics) -> Non
 
 
 def _fetch(metrics) -> dict[str, tuple[float, float]]:
-    host = parallel.to_host(metrics)
+    host = jax.device_get(metrics)  # replicated: every process has them whole
     return {name: (float(total), float(count)) for name, (total, count) in host.items()}
 
 

@@ -56,7 +56,7 @@ def make_train_step(
         one = jnp.ones(())
         metrics = {
             'loss': (loss, one),
-            'gradient_norm': (optax.global_norm(grads), one),
+            'gradient_norm': (optax.tree.norm(grads), one),
             **aux.metrics,
         }
         probe_state = state.probe

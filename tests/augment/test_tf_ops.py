@@ -154,6 +154,26 @@ def test_crop_and_resize_equals_tf_image_resize(interpolation, size):
         np.testing.assert_allclose(resized, np.clip(expected, 0, 255), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize(('interpolation', 'order'), [('bilinear', 1), ('bicubic', 3)])
+def test_a_box_between_pixels_is_interpolated_from_all_of_them(interpolation, order):
+    image = np.random.default_rng(0).random((12, 12, 1)).astype(np.float32)
+    y, x, height, width = box = np.float32([3.3, 2.6, 4.5, 5.25])
+    got = tf_ops.crop_and_resize(image[None], box[None], 6, interpolation).numpy()[0, ..., 0]
+    rows = y + (np.arange(6) + 0.5) * height / 6 - 0.5
+    columns = x + (np.arange(6) + 0.5) * width / 6 - 0.5
+
+    def kernel(distance):  # Keys (1981) with a = -1/2, and the triangle
+        d = np.abs(distance)
+        if order == 1:
+            return np.maximum(1 - d, 0)
+        near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+        return np.where(d <= 1, near, np.where(d < 2, far, 0))
+
+    weights = [kernel(c[:, None] - np.arange(12)) for c in (rows, columns)]
+    want = np.clip(weights[0] @ image[..., 0] @ weights[1].T, 0, 1)
+    np.testing.assert_allclose(got, want, atol=3e-3)  # TensorFlow's table has 1024 steps
+
+
 def test_bicubic_is_clipped_to_the_scale_of_the_input():
     checks = np.indices((8, 8)).sum(0)[None, ..., None] % 2
     for values, top in ((checks.astype(np.uint8) * 255, 255), (checks.astype(np.float32), 1)):

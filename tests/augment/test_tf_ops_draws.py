@@ -84,7 +84,7 @@ def _boxes(recipe, height, width, n=2000, seed=SEED):
     return boxes.numpy(), parameters['crop'].numpy().astype(np.float64)
 
 
-@pytest.mark.parametrize('sampler', ['tensorflow', 'byol', 'torchvision'])
+@pytest.mark.parametrize('sampler', ['tensorflow', 'byol', 'torchvision', 'continuous'])
 def test_boxes_are_inside(sampler):
     recipe = ViewRecipe(crop_sampler=sampler)
     sizes = [(1, 1), (1, 2), (2, 1), (3, 7), (8, 8), (1, 900), (5000, 30), (30, 5000), (640, 480)]
@@ -93,8 +93,9 @@ def test_boxes_are_inside(sampler):
     y, x, h, w = tf_ops.crop_boxes(recipe, parameters, heights, widths).numpy().T
     assert min(y.min(), x.min()) >= 0
     assert min(h.min(), w.min()) >= 1
-    assert (y + h <= heights).all()
-    assert (x + w <= widths).all()
+    # 1e-6: float32 rounding of boxes that end between pixels.
+    assert (y + h <= heights * (1 + 1e-6)).all()
+    assert (x + w <= widths * (1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize(('height', 'width'), SIZES)
@@ -170,3 +171,19 @@ def test_boxes_equal_the_published_rule(sampler, reference, height, width):
     # float32 against float64 may round a side differently; nothing else may differ.
     assert (boxes == expected).all(axis=1).mean() >= 0.998
     assert np.abs(boxes - expected)[:, 2:].max() <= 1
+
+
+def test_continuous_boxes_fill_the_recipes_ranges_between_pixels():
+    recipe = ViewRecipe(crop_sampler='continuous', crop_area=(0.3, 0.5), crop_aspect=(0.9, 1.1))
+    boxes, _ = _boxes(recipe, 8, 8, 20_000)
+    assert boxes.dtype == np.float32
+    y, x, h, w = boxes.astype(np.float64).T
+    uniform = {
+        'area': (h * w / 64, 0.3, 0.5),
+        'aspect': (np.log(w / h), np.log(0.9), np.log(1.1)),
+        'y': (y / (8 - h), 0, 1),
+        'x': (x / (8 - w), 0, 1),
+    }
+    for name, (values, low, high) in uniform.items():
+        test = scipy.stats.kstest(values, scipy.stats.uniform(low, high - low).cdf)
+        assert test.pvalue > 1e-3, (name, test)

@@ -173,7 +173,10 @@ def test_central_crop(photographs):
     (got,) = pipeline.read_images(source, np.array([0]), image_size=size, crop=0.5)
     decoded = tf.io.decode_jpeg(tf.io.encode_jpeg(images[0], quality=95)).numpy()
     top, left = (decoded.shape[0] - size) // 2, (decoded.shape[1] - size) // 2
-    np.testing.assert_array_equal(got, decoded[top : top + size, left : left + size])
+    want = decoded[top : top + size, left : left + size].astype(np.int32)
+    # A window's last column knows no chroma beyond it, so libjpeg rounds it otherwise.
+    difference = np.abs(got.astype(np.int32) - want)
+    assert difference[:, :-1].max() == 0 and difference.max() <= 3
 
 
 def test_what_is_not_there_is_named_with_the_way_out(data_dir, tmp_path):

@@ -49,7 +49,7 @@ def train(name: str, steps: int, devices: int = 1, tx=None, fresh: bool = True):
         batch = parallel.put_batch(make_batch(index if fresh else 0), mesh)
         state, metrics = step(state, batch)
         losses.append(float(metrics['loss'][0]))
-    assert step._cache_size() == 1  # nothing is compiled twice
+    assert step._cache_size() == min(steps, 1)  # nothing is compiled twice
     return losses, state
 
 
@@ -65,7 +65,7 @@ def test_it_is_frozen_and_its_initialization_is_a_function_of_the_seed(name):
     views = jnp.zeros((2, 2, 8, 8, 1))
     one, two, other = (jax.jit(method.init)(jax.random.key(s), views) for s in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, one, two)
-    kernels = [tree[0]['params']['encoder']['stem']['kernel'] for tree in (one, other)]
+    kernels = [tree[0]['params']['encoder']['stem_conv']['kernel'] for tree in (one, other)]
     assert (kernels[0] != kernels[1]).any()
 
 

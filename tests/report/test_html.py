@@ -171,8 +171,8 @@ def test_the_table_as_text():
     assert format_table(TABLE).split('\n') == [
         'probe   labels      encoder    untrained  raw pixels',
         'linear  all     97.1 +- 0.2         90.0        97.1',
-        'linear  10%     91.2 +- 1.0  80.0 +- 1.2         nan',
-        'linear  1%             61.0            -           -',
+        'linear  10      91.2 +- 1.0  80.0 +- 1.2         nan',
+        'linear  1              61.0            -           -',
         'k-NN    all            98.0            -       100.0',
     ]
 
