@@ -1,36 +1,46 @@
-"""SimCLR on scikit-learn's handwritten digits: a laptop, no download."""
+"""SimCLR on scikit-learn's handwritten digits: real images, a laptop, no download.
+
+    python run.py --config=configs/simclr_digits.py
+
+Paper: Chen et al. 2020, https://arxiv.org/abs/2002.05709, whose method this is; the numbers are ours,
+for 1,297 images of 8 x 8 pixels on a CPU: a ResNet of seven convolutions, AdamW, a temperature of 0.5,
+subpixel crops without flips (a mirrored digit is another sign), blur over three pixels.
+@@MEASURED@@
+
+Chosen on the training split alone: its labels in five folds, one held out in turn. The test split
+was looked at when the numbers stood.
+"""
 
 from simclr_jax.augment.recipe import ViewRecipe
 from simclr_jax.config import default, set_views
+
+VIEW = ViewRecipe(
+    crop_area=(0.45, 1.0),
+    crop_sampler='continuous',
+    flip_probability=0.0,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.0,  # gray images have none
+    hue=0.0,
+    grayscale_probability=0.0,
+    blur_kernel_fraction=0.4,  # three of eight pixels
+    blur_sigma=(0.3, 1.0),
+)
 
 
 def get_config():
     config = default()
     config.batch_size = 128
-    config.epochs = 60.0
+    config.epochs = 70.0
     config.data.dataset = 'digits'
     config.data.image_size = 8
+    set_views(config, VIEW)
     config.model.encoder = 'resnet_tiny'
-    set_views(
-        config,
-        ViewRecipe(
-            crop_area=(0.4, 1.0),
-            crop_sampler='continuous',
-            flip_probability=0.0,
-            jitter_probability=0.8,
-            brightness=0.4,
-            contrast=0.4,
-            saturation=0.0,
-            hue=0.0,
-            grayscale_probability=0.0,
-            blur_kernel_fraction=0.4,
-            blur_sigma=(0.3, 1.0),
-        ),
-    )
+    config.model.zero_init_last_scale = False
     config.simclr.temperature = 0.5
     config.simclr.hidden_dim = 256
     config.optimizer.name = 'adamw'
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 5e-3
     config.optimizer.learning_rate_scaling = 'none'
     config.optimizer.warmup_epochs = 5.0
     config.optimizer.weight_decay = 1e-4

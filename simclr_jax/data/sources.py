@@ -1,6 +1,8 @@
 """Records with random access: a TFDS builder prepared as ArrayRecord."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -76,9 +78,13 @@ def open_source(dataset: str, data_dir: str, split: str) -> Source:
         from simclr_jax.data.digits import Digits
 
         builder = Digits(data_dir=data_dir, file_format='array_record')
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
+        # A second of work; TFDS would announce a download of unknown size.
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+        tfds.enable_progress_bar()
     else:
         builder = tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
     try:

@@ -173,8 +173,8 @@ def _results(table: dict[str, Any] | None) -> str:
     return _scroll(
         'Results',
         f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-        '<p>Accuracy in percent, the best of each row in bold. Labels: the share of the training '
-        'labels that the probe saw.</p>',
+        '<p>Accuracy in percent, the best of each row in bold. Labels: how many of each class '
+        'the probe saw.</p>',
     )
 
 
