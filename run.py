@@ -15,6 +15,7 @@ MODES = {
     'pretrain': 'simclr_jax.train.loop',
     'linear_eval': 'simclr_jax.evaluate.run',
     'knn': 'simclr_jax.evaluate.run',
+    'bench': 'simclr_jax.tools.bench',
 }
 
 HELP = """\
@@ -26,6 +27,7 @@ Pretrains an image encoder without labels and shows how good it is.
   --config.FIELD=VALUE     changes one field of it, as --config.batch_size=512
   --workdir=DIR            where checkpoints, metrics and the report go (runs/<config name>)
   --mode=MODE              {modes}
+  --bench=NAME             what --mode=bench measures: loss
   --coordinator=HOST:PORT --num_processes=N --process_id=I
                            several processes, where neither a TPU pod nor SLURM says so by itself
 """
@@ -35,7 +37,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Returns the flags and the `--config.field=value` overrides, in the order given."""
     from simclr_jax.config import ConfigError, did_you_mean
 
-    flags = ('config', 'workdir', 'mode', 'coordinator', 'num_processes', 'process_id')
+    flags = ('config', 'workdir', 'mode', 'bench', 'coordinator', 'num_processes', 'process_id')
     values, overrides = {}, {}
     arguments = iter(argv)
     for argument in arguments:
@@ -61,6 +63,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     if mode not in MODES:
         hint = did_you_mean(mode, MODES)
         raise ConfigError(f'--mode={mode}: must be one of {", ".join(MODES)}{hint}')
+    if 'bench' in values and mode != 'bench':
+        raise ConfigError(f'--bench={values["bench"]}: needs --mode=bench')
     for name in ('num_processes', 'process_id'):
         if name in values and not values[name].isdigit():
             raise ConfigError(f'--{name}={values[name]}: must be a whole number')
@@ -99,7 +103,7 @@ def main(argv: list[str]) -> int:
         start_processes(flags)
         module = importlib.import_module(MODES[flags.mode])
         entry = getattr(module, 'main' if flags.mode == 'pretrain' else flags.mode)
-        entry(config, flags.workdir)
+        entry(config, flags.workdir, *([flags.bench] if flags.mode == 'bench' else []))
     except config_lib.ConfigError as error:
         for line in str(error).splitlines():
             print(f'error: {line}' if not line.startswith(' ') else line, file=sys.stderr)

@@ -1,6 +1,18 @@
-"""BYOL on digits."""
+"""BYOL on scikit-learn's handwritten digits: real images, a laptop, no download.
 
-from simclr_jax.augment.recipe import ViewRecipe
+    python run.py --config=configs/byol_digits.py
+
+Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733, whose method this is; the numbers are ours,
+as in simclr_digits.py, with both views alike and a target that follows fast, since the run is short.
+@@MEASURED@@
+
+Chosen on the training split alone: its labels in five folds, one held out in turn. The test split
+was looked at when the numbers stood.
+"""
+
+import dataclasses
+
+from simclr_jax.augment.recipe import DIGITS
 from simclr_jax.config import default, set_views
 
 
@@ -8,31 +20,17 @@ def get_config():
     config = default()
     config.method = 'byol'
     config.batch_size = 128
-    config.epochs = 60.0
+    config.epochs = 120.0
     config.data.dataset = 'digits'
     config.data.image_size = 8
+    set_views(config, dataclasses.replace(DIGITS, rotation=15.0))
     config.model.encoder = 'resnet_tiny'
-    set_views(
-        config,
-        ViewRecipe(
-            crop_area=(0.4, 1.0),
-            crop_sampler='continuous',
-            flip_probability=0.0,
-            jitter_probability=0.8,
-            brightness=0.4,
-            contrast=0.4,
-            saturation=0.0,
-            hue=0.0,
-            grayscale_probability=0.0,
-            blur_kernel_fraction=0.4,
-            blur_sigma=(0.3, 1.0),
-        ),
-    )
+    config.model.zero_init_last_scale = False
     config.byol.hidden_dim = 256
     config.byol.output_dim = 64
-    config.byol.base_decay = 0.99
+    config.byol.base_decay = 0.9
     config.optimizer.name = 'adamw'
-    config.optimizer.learning_rate = 4e-3
+    config.optimizer.learning_rate = 5e-3
     config.optimizer.learning_rate_scaling = 'none'
     config.optimizer.warmup_epochs = 5.0
     config.optimizer.weight_decay = 1e-4

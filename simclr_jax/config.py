@@ -9,17 +9,19 @@ import ast
 import dataclasses
 import difflib
 import importlib.util
+import itertools
 import json
 import math
 import pathlib
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 
-METHODS = ('simclr', 'byol')
+METHODS = ('simclr', 'byol', 'moco', 'moco_v3')
 ENCODERS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet_tiny')
 
 # Sections that may change between two commands on one workdir: they do not touch the training.
@@ -75,13 +77,29 @@ def default() -> ConfigDict:
     config.byol.output_dim = 256
     config.byol.base_decay = 0.996  # of the target's moving average; rises to 1 along a cosine
 
+    config.moco = ConfigDict()
+    config.moco.queue_size = 65536  # earlier keys to compare with; a multiple of batch_size
+    config.moco.temperature = 0.2  # of InfoNCE, above 0; 0.07 in v1
+    config.moco.decay = 0.999  # of the key network's moving average
+    config.moco.num_layers = 2  # of the projection head: 1 in v1, 2 in v2
+    config.moco.hidden_dim = 2048  # of the projection head; the paper's is the encoder's width
+    config.moco.output_dim = 128
+
+    config.moco_v3 = ConfigDict()
+    config.moco_v3.temperature = 1.0  # of InfoNCE, above 0
+    config.moco_v3.hidden_dim = 4096  # of projector and predictor
+    config.moco_v3.output_dim = 256
+    config.moco_v3.base_decay = 0.99  # of the keys' moving average; rises to 1 along a cosine
+
     config.optimizer = ConfigDict()
     config.optimizer.name = 'lars'  # 'lars', 'sgd' or 'adamw'
     config.optimizer.learning_rate = 0.3  # before scaling
     config.optimizer.learning_rate_scaling = (
         'linear'  # x batch / 256; 'sqrt': x sqrt(batch); 'none'
     )
-    config.optimizer.warmup_epochs = 10.0  # linear from 0, then cosine to 0
+    config.optimizer.warmup_epochs = 10.0  # linear from 0, then the schedule
+    config.optimizer.schedule = 'cosine'  # to 0; or 'steps': x 0.1 at each of decay_epochs
+    config.optimizer.decay_epochs = ()  # 'steps', such as (120.0, 160.0)
     config.optimizer.weight_decay = 1e-6
     config.optimizer.momentum = 0.9  # 'lars' and 'sgd'
     config.optimizer.nesterov = False  # 'sgd'
@@ -248,13 +266,31 @@ def validate(config: ConfigDict) -> None:
         'optimizer.warmup_epochs',
         f'must be below epochs={fields["epochs"]}; give fewer, or train longer',
     )
+    _check_decay_epochs(fields, check)
     check(fields['batch_size'] >= 2, 'batch_size', 'must be 2 or more')
+    if fields['method'] == 'moco' and fields['batch_size'] >= 2:
+        size, batch = fields['moco.queue_size'], fields['batch_size']
+        want = f'must be a multiple of batch_size={batch}; use {max(size // batch, 1) * batch}'
+        check(size % batch == 0, 'moco.queue_size', want)
     try:
         view_recipes(config)
     except ConfigError as error:
         problems.append(str(error))
     if problems:
         raise ConfigError('\n'.join(problems))
+
+
+def _check_decay_epochs(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
+    epochs, field = fields['optimizer.decay_epochs'], 'optimizer.decay_epochs'
+    if fields['optimizer.schedule'] != 'steps':
+        check(not epochs, field, "has an effect with optimizer.schedule='steps' only; set both")
+    elif not all(isinstance(epoch, (int, float)) for epoch in epochs):
+        check(False, field, 'must hold numbers, as (120.0, 160.0)')
+    else:
+        bounds = (fields['optimizer.warmup_epochs'], *epochs, fields['epochs'])
+        ok = bool(epochs) and all(a < b for a, b in itertools.pairwise(bounds))
+        want = f'must hold rising numbers after the warm-up and below epochs={fields["epochs"]}'
+        check(ok, field, want)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -372,6 +408,7 @@ _CHOICES = {
     'model.dtype': ('float32', 'bfloat16'),
     'optimizer.name': ('lars', 'sgd', 'adamw'),
     'optimizer.learning_rate_scaling': ('linear', 'sqrt', 'none'),
+    'optimizer.schedule': ('cosine', 'steps'),
 }
 _POSITIVE = (
     'epochs',
@@ -384,6 +421,14 @@ _POSITIVE = (
     'simclr.loss_scale',
     'byol.hidden_dim',
     'byol.output_dim',
+    'moco.queue_size',
+    'moco.temperature',
+    'moco.num_layers',
+    'moco.hidden_dim',
+    'moco.output_dim',
+    'moco_v3.temperature',
+    'moco_v3.hidden_dim',
+    'moco_v3.output_dim',
     'optimizer.trust_coefficient',
     'log.every_steps',
     'checkpoint.every_steps',
@@ -402,4 +447,12 @@ _NOT_NEGATIVE = (
     'optimizer.weight_decay',
     'probe.learning_rate',
 )
-_UNIT = ('byol.base_decay', 'optimizer.momentum', 'optimizer.b1', 'optimizer.b2', 'data.eval_crop')
+_UNIT = (
+    'byol.base_decay',
+    'moco.decay',
+    'moco_v3.base_decay',
+    'optimizer.momentum',
+    'optimizer.b1',
+    'optimizer.b2',
+    'data.eval_crop',
+)

@@ -8,7 +8,7 @@ import pytest
 from simclr_jax import config as config_lib
 from simclr_jax.methods.factory import METHODS
 from simclr_jax.models.factory import ENCODERS
-from simclr_jax.optim.factory import OPTIMIZERS
+from simclr_jax.optim.factory import OPTIMIZERS, SCHEDULES
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
@@ -33,6 +33,7 @@ def test_names_are_those_of_the_factories():
     assert set(config_lib.METHODS) == METHODS.keys()
     assert set(config_lib.ENCODERS) == ENCODERS.keys()
     assert set(config_lib._CHOICES['optimizer.name']) == set(OPTIMIZERS)
+    assert set(config_lib._CHOICES['optimizer.schedule']) == set(SCHEDULES)
 
 
 @pytest.mark.parametrize('name', METHODS)
@@ -82,6 +83,11 @@ def test_overrides_take_the_type_of_the_field():
         ('augment.view2.crop_area=(1.0,0.5)', ['augment.view2.crop_area', '(1.0, 0.5)']),
         ('eval.after_pretrain=lineareval', ['eval.after_pretrain', 'linear_eval']),
         ('data.std=0.0', ['data.std', 'not hold 0']),
+        ('moco.decay=-0.1', ['moco.decay=-0.1', 'between 0 and 1']),
+        ('moco_v3.temperature=0', ['moco_v3.temperature=0.0', 'above 0']),
+        ('optimizer.schedule=step', ['optimizer.schedule', 'did you mean steps?']),
+        ('optimizer.schedule=steps', ['optimizer.decay_epochs=()', 'rising numbers']),
+        ('optimizer.decay_epochs=30', ['optimizer.decay_epochs=(30,)', "schedule='steps'"]),
     ],
 )
 def test_a_wrong_override_is_one_line_that_helps(override, words):
@@ -90,6 +96,20 @@ def test_a_wrong_override_is_one_line_that_helps(override, words):
     assert '\n' not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize('epochs', ['5,30', '30,20', '30,70', 'ten'])
+def test_decay_epochs_rise_between_the_warmup_and_the_end(epochs):
+    load('epochs=60', 'optimizer.schedule=steps', 'optimizer.decay_epochs=20,30')
+    with pytest.raises(config_lib.ConfigError, match=r'^optimizer\.decay_epochs='):
+        load('epochs=60', 'optimizer.schedule=steps', f'optimizer.decay_epochs={epochs}')
+
+
+def test_a_queue_holds_whole_batches():
+    load('moco.queue_size=100')  # of another method
+    load('method=moco', 'batch_size=50', 'moco.queue_size=100')
+    with pytest.raises(config_lib.ConfigError, match=r'moco\.queue_size=100: .*=64; use 64'):
+        load('method=moco', 'batch_size=64', 'moco.queue_size=100')
 
 
 def test_every_problem_has_its_line():

@@ -15,6 +15,7 @@ _RANGES = {  # field -> the largest value its upper end may have
     'blur_sigma': math.inf,
 }
 _LIMITS = {  # field -> the largest value; the smallest is 0
+    'rotation': 180.0,
     'brightness': math.inf,
     'contrast': math.inf,
     'saturation': math.inf,
@@ -41,7 +42,9 @@ class ViewRecipe:
     crop_sampler: str = 'tensorflow'
     interpolation: str = 'bicubic'  # or 'bilinear'; never with antialiasing
     flip_probability: float = 0.5  # left to right, in [0, 1]
-    jitter_probability: float = 0.8  # of the four below together, in random order; in [0, 1]
+    rotation: float = 0.0  # degrees around the centre, in +- this, black beyond; in [0, 180]
+    # Of the four colour operations together, in random order, in [0, 1].
+    jitter_probability: float = 0.8
     brightness: float = 0.8  # factor in 1 +- this, not below 0 (or addend in +- this)
     contrast: float = 0.8  # factor in 1 +- this, not below 0
     saturation: float = 0.8  # factor in 1 +- this, not below 0
@@ -115,6 +118,22 @@ _MOCO_V1 = dataclasses.replace(_MOCO_V2, jitter_probability=1.0, hue=0.4, blur_p
 # The crop of the ResNet-50 recipes; the ViT recipes set `crop_area=(0.08, 1.0)`.
 _MOCO_V3_1 = dataclasses.replace(_MOCO_V2, saturation=0.2, blur_probability=1.0)
 _MOCO_V3_2 = dataclasses.replace(_MOCO_V3_1, blur_probability=0.1, solarize_probability=0.2)
+
+# Ours, for scikit-learn's gray 8 x 8 digits: subpixel crops, small turns, no flip (a mirrored digit
+# is another sign), blur over three pixels.
+DIGITS = ViewRecipe(
+    crop_area=(0.5, 1.0),
+    crop_sampler='continuous',
+    flip_probability=0.0,
+    rotation=10.0,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.0,
+    hue=0.0,
+    grayscale_probability=0.0,
+    blur_kernel_fraction=0.4,
+    blur_sigma=(0.3, 1.0),
+)
 
 # The two views of each published recipe (view1, view2).
 PRESETS: dict[str, tuple[ViewRecipe, ViewRecipe]] = {

@@ -4,6 +4,7 @@ Images are float32 `[n, height, width, channel]` in [0, 1], with 1 or 3 channels
 applies to some examples only is computed for those alone.
 """
 
+import math
 import zlib
 from collections.abc import Callable
 
@@ -45,6 +46,7 @@ def sample_parameters(recipe: ViewRecipe, seed: tf.Tensor, size: int) -> Paramet
     return {
         'crop': uniform('crop', (CROP_TRIES, 4)),  # in [0, 1): size, aspect, y, x of each try
         'flip': uniform('flip') < recipe.flip_probability,
+        'rotation': uniform('rotation', (), -recipe.rotation, recipe.rotation),
         'jitter': uniform('jitter') < recipe.jitter_probability,
         'order': tf.argsort(uniform('order', (len(JITTER),))),
         'brightness': uniform('brightness', (), -recipe.brightness, recipe.brightness)
@@ -239,8 +241,10 @@ def decode_crop_and_resize(
 
 @_plain
 def distort(images: tf.Tensor, recipe: ViewRecipe, parameters: Parameters) -> tf.Tensor:
-    """Flips, jitters, greys, blurs and solarizes images `[n, h, w, c]`, as their parameters say."""
+    """Flips, turns, jitters, greys, blurs and solarizes images `[n, h, w, c]` by the parameters."""
     images = _apply(flip, images, recipe.flip_probability, parameters['flip'])
+    if recipe.rotation > 0:
+        images = rotate(images, parameters['rotation'])
     if recipe.jitter_probability > 0:
         images = _jitter(images, recipe, parameters)
     if images.shape[-1] == 3:
@@ -306,6 +310,26 @@ def _apply(
 def flip(images: tf.Tensor) -> tf.Tensor:
     """Mirrors images left to right."""
     return tf.reverse(images, [2])
+
+
+def rotate(images: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
+    """Turns each image counter-clockwise by its `degrees` `[n]`, bilinear, black from beyond."""
+    height, width = images.shape[1:3]
+    angle = degrees * (math.pi / 180)
+    cosine, sine, zero = tf.cos(angle), tf.sin(angle), tf.zeros_like(angle)
+    x, y = (width - 1) / 2, (height - 1) / 2
+    transforms = [  # from a place in the output to one in the input, both as (x, y)
+        *(cosine, -sine, x - cosine * x + sine * y),
+        *(sine, cosine, y - sine * x - cosine * y),
+        *(zero, zero),
+    ]
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.stack(transforms, axis=1),
+        output_shape=[height, width],
+        fill_value=0.0,
+        interpolation='BILINEAR',
+    )
 
 
 def adjust_brightness(images: tf.Tensor, factor: tf.Tensor, mode: str) -> tf.Tensor:

@@ -78,13 +78,14 @@ def open_source(dataset: str, data_dir: str, split: str) -> Source:
         from simclr_jax.data.digits import Digits
 
         builder = Digits(data_dir=data_dir, file_format='array_record')
-        # A second of work; TFDS would announce a download of unknown size.
-        tfds.disable_progress_bar()
-        with contextlib.redirect_stdout(io.StringIO()):
+        tfds.disable_progress_bar()  # a second of work, announced as a download of unknown size
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(FileExistsError):
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
         tfds.enable_progress_bar()
+        # Read anew, since another process may have been the one that made it.
+        builder = Digits(data_dir=data_dir, file_format='array_record')
     else:
         builder = tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
     try:

@@ -4,10 +4,13 @@ import ml_collections
 
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.byol import BYOL
+from simclr_jax.methods.moco import MoCo
+from simclr_jax.methods.moco_v3 import MoCoV3
 from simclr_jax.methods.simclr import SimCLR
 from simclr_jax.models.factory import create_encoder
 
-METHODS = {'simclr': SimCLR, 'byol': BYOL}  # name -> class; its fields are the config's section
+# name -> class; its fields are the config's section
+METHODS = {'simclr': SimCLR, 'byol': BYOL, 'moco': MoCo, 'moco_v3': MoCoV3}
 
 
 def create_method(config: ml_collections.ConfigDict, total_steps: int) -> Method:

@@ -13,9 +13,9 @@ ENCODERS = {  # name -> fields of ResNet
     # For images of 8 to 32 pixels on a CPU, where convolutions over tiny maps are slow.
     'resnet_tiny': {
         'stage_sizes': (1, 1, 1),
-        'block': BasicBlock,
-        'widths': (16, 32, 64),
-        'strides': (1, 2, 2),
+        'block': BottleneckBlock,
+        'widths': (16, 32, 32),
+        'strides': (2, 1, 1),
     },
     'resnet18': {'stage_sizes': (2, 2, 2, 2), 'block': BasicBlock},
     'resnet34': {'stage_sizes': (3, 4, 6, 3), 'block': BasicBlock},

@@ -13,6 +13,10 @@ OUTPUT_NORMS = {  # name -> (use_scale, use_bias) of the last batch normalizatio
 }
 
 
+# What PyTorch's Linear starts with: uniform in +- 1 / sqrt(fan in). Its bias, too; ours is zero.
+torch_linear_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
 class MLPHead(nn.Module):
     """`num_layers` dense layers, with batch normalization and ReLU between them.
 
@@ -20,6 +24,8 @@ class MLPHead(nn.Module):
     |---|---|---|---|---|
     | SimCLR v1, v2 projector (`model_util.py`; kernel N(0, 0.01)) | 2, 3 | no | no | scale_only |
     | BYOL projector and predictor (`utils/networks.py`) | 2 | yes | no | none |
+    | MoCo v1 projector (`moco/builder.py`) | 1 | - | yes | none |
+    | MoCo v2 projector, `hidden_norm=False` | 2 | yes | yes | none |
     | MoCo v3 projector (`moco/builder.py`) | 2 | no | no | plain |
     | MoCo v3 predictor of a ResNet | 2 | no | no | none |
     """
@@ -29,6 +35,7 @@ class MLPHead(nn.Module):
     num_layers: int = 2
     hidden_bias: bool = False
     output_bias: bool = False
+    hidden_norm: bool = True  # batch normalization before each ReLU
     output_norm: str = 'none'  # 'none', 'affine', 'scale_only' or 'plain' (neither scale nor bias)
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     dtype: jnp.dtype = jnp.float32  # of the computation
@@ -44,7 +51,9 @@ class MLPHead(nn.Module):
         x = features
         for layer in range(1, self.num_layers):
             x = self._dense(self.hidden_dim, self.hidden_bias, f'dense{layer}')(x)
-            x = nn.relu(batch_norm(train, self.dtype, name=f'norm{layer}')(x))
+            if self.hidden_norm:
+                x = batch_norm(train, self.dtype, name=f'norm{layer}')(x)
+            x = nn.relu(x)
         x = self._dense(self.output_dim, self.output_bias, f'dense{self.num_layers}')(x)
         if self.output_norm != 'none':
             use_scale, use_bias = OUTPUT_NORMS[self.output_norm]

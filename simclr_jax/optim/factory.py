@@ -7,9 +7,10 @@ import ml_collections
 import optax
 
 from simclr_jax.optim.lars import lars
-from simclr_jax.optim.schedules import scaled_learning_rate, warmup_cosine
+from simclr_jax.optim.schedules import scaled_learning_rate, warmup_cosine, warmup_step_decay
 
 OPTIMIZERS = ('lars', 'sgd', 'adamw')
+SCHEDULES = ('cosine', 'steps')
 
 
 def create_optimizer(
@@ -20,15 +21,19 @@ def create_optimizer(
     Args:
       config: the section; `simclr_jax/config.py` explains its fields.
       batch_size: the global one, which scales the learning rate.
-      steps_per_epoch: turns `warmup_epochs` into steps.
-      total_steps: where the learning rate reaches 0.
+      steps_per_epoch: turns `warmup_epochs` and `decay_epochs` into steps.
+      total_steps: where the cosine reaches 0.
 
     Raises:
-      ValueError: the name or the scaling is unknown, or the warm-up is as long as the run.
+      ValueError: the name, schedule or scaling is unknown, or the warm-up is as long as the run.
     """
     if config.name not in OPTIMIZERS:
         raise ValueError(
             f'optimizer.name={config.name!r}; it must be one of {", ".join(OPTIMIZERS)}'
+        )
+    if config.schedule not in SCHEDULES:
+        raise ValueError(
+            f'optimizer.schedule={config.schedule!r}; it must be one of {", ".join(SCHEDULES)}'
         )
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     if not 0 <= warmup_steps < total_steps:
@@ -37,7 +42,11 @@ def create_optimizer(
             f'has {total_steps}: warm up for a shorter time or train for a longer one'
         )
     peak = scaled_learning_rate(config.learning_rate, batch_size, config.learning_rate_scaling)
-    schedule = warmup_cosine(peak, warmup_steps, total_steps)
+    if config.schedule == 'steps':
+        decay_steps = tuple(round(epoch * steps_per_epoch) for epoch in config.decay_epochs)
+        schedule = warmup_step_decay(peak, warmup_steps, decay_steps)
+    else:
+        schedule = warmup_cosine(peak, warmup_steps, total_steps)
     mask = decay_mask if config.exclude_bias_and_norm else None
 
     if config.name == 'lars':

@@ -36,6 +36,24 @@ def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Sch
     return schedule
 
 
+def warmup_step_decay(
+    peak: float, warmup_steps: int, decay_steps: tuple[int, ...]
+) -> optax.Schedule:
+    """Linear from 0 to `peak` over `warmup_steps`; a tenth of itself from each of `decay_steps` on.
+
+    MoCo v1's (`main_moco.py`), which warms up for 0 steps.
+    """
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step)
+        rate = peak * jnp.where(step < warmup_steps, step / max(warmup_steps, 1), 1)
+        for boundary in decay_steps:
+            rate = rate * jnp.where(step < boundary, 1, 0.1)
+        return rate
+
+    return schedule
+
+
 def target_decay(base: float, step: jax.typing.ArrayLike, total_steps: int) -> jax.Array:
     """BYOL's target decay: `base` at step 0, then rising to 1 at the end (`utils/schedules.py`)."""
     return 1 - (1 - base) * _half_cosine((total_steps - jnp.asarray(step)) / total_steps)

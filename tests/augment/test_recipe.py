@@ -29,6 +29,7 @@ from simclr_jax.augment.recipe import PRESETS, ViewRecipe, kernel_size
         ('brightness', math.inf),
         ('contrast', math.nan),
         ('saturation', -1.0),
+        ('rotation', 181.0),
         ('hue', 0.6),
         ('brightness_mode', 'add'),
         ('blur_kernel_fraction', 1.5),

@@ -269,8 +269,35 @@ def test_a_row_does_not_depend_on_the_others(rows):
     )
 
 
+@pytest.mark.parametrize('shape', [(8, 8), (9, 12)])
+def test_rotation_equals_scipys(shape):
+    images = np.random.default_rng(0).random((3, *shape, 2)).astype(np.float32)
+    degrees = np.float32([20.0, -70.0, 180.0])
+    turned = tf_ops.rotate(tf.constant(images), tf.constant(degrees))
+    for image, angle, result in zip(images, degrees, turned, strict=True):
+        # scipy's rotate fills the corners in another way; affine_transform takes the same matrix.
+        angle = np.deg2rad(np.float64(angle))
+        matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        centre = (np.array(shape) - 1) / 2
+        for channel in range(2):
+            want = scipy.ndimage.affine_transform(
+                image[..., channel],
+                matrix,
+                centre - matrix @ centre,
+                order=1,
+                mode='grid-constant',
+            )
+            np.testing.assert_allclose(result[..., channel], want, atol=2e-5)
+
+
+def test_a_quarter_turn_is_counter_clockwise():
+    image = np.random.default_rng(0).random((1, 8, 8, 1)).astype(np.float32)
+    turned = tf_ops.rotate(tf.constant(image), tf.constant([90.0]))
+    np.testing.assert_allclose(turned[0], np.rot90(image[0]), atol=1e-5)
+
+
 @pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear'])
-@pytest.mark.parametrize('sampler', ['tensorflow', 'byol', 'torchvision'])
+@pytest.mark.parametrize('sampler', ['tensorflow', 'byol', 'torchvision', 'continuous'])
 def test_the_identity_recipe_returns_the_image(sampler, interpolation):
     recipe = dataclasses.replace(IDENTITY, crop_sampler=sampler, interpolation=interpolation)
     images = _images(4, 32)

@@ -47,8 +47,13 @@ def test_factors_are_not_negative():
         assert _ks(drawn[name], scipy.stats.uniform(0, 4).cdf) > 1e-3
 
 
+def test_rotations_fill_their_range():
+    drawn = tf_ops.sample_parameters(ViewRecipe(rotation=20.0), SEED, DRAWS)
+    assert _ks(drawn['rotation'], scipy.stats.uniform(-20, 40).cdf) > 1e-3
+
+
 def test_parameters_are_independent_of_each_other():
-    recipe = ViewRecipe(solarize_probability=0.5)
+    recipe = ViewRecipe(solarize_probability=0.5, rotation=20.0)
     drawn = tf_ops.sample_parameters(recipe, SEED, DRAWS)
     columns = [np.float64(drawn[k]) for k in sorted(drawn) if drawn[k].shape.rank == 1]
     columns += [np.float64(drawn['crop'][:, 0, i]) for i in range(4)]
@@ -64,7 +69,7 @@ def test_a_parameter_does_not_depend_on_the_rest_of_the_recipe():
 
 
 def test_the_seed_decides():
-    recipe = ViewRecipe(solarize_probability=0.5)
+    recipe = ViewRecipe(solarize_probability=0.5, rotation=20.0)
     graph = tf.function(lambda seed: tf_ops.sample_parameters(recipe, seed, 64))
     first, again = graph(tf.constant([1, 2])), tf_ops.sample_parameters(recipe, (1, 2), 64)
     for name, values in first.items():

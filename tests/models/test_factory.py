@@ -5,7 +5,7 @@ import pytest
 from simclr_jax.models.factory import ENCODERS, create_encoder
 
 SIZES = {  # name -> (parameters with three channels and the ImageNet stem, features)
-    'resnet_tiny': (311_200, 128),
+    'resnet_tiny': (49_296, 128),
     'resnet18': (11_176_512, 512),
     'resnet34': (21_284_672, 512),
     'resnet50': (23_508_032, 2048),

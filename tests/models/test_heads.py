@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from simclr_jax.models.heads import MLPHead
+from simclr_jax.models.heads import MLPHead, torch_linear_init
 
 HEADS = {  # name -> (fields, parameters after 2048 features)
     'simclr_v1': (
@@ -23,9 +23,19 @@ HEADS = {  # name -> (fields, parameters after 2048 features)
         {'hidden_dim': 4096, 'output_dim': 256, 'output_norm': 'plain'},
         2048 * 4096 + 2 * 4096 + 4096 * 256,
     ),
+    'moco_v1': (
+        {'hidden_dim': 2048, 'output_dim': 128, 'num_layers': 1, 'output_bias': True},
+        2048 * 128 + 128,
+    ),
     'moco_v2': (
-        {'hidden_dim': 2048, 'output_dim': 128, 'hidden_bias': True, 'output_bias': True},
-        2048 * 2048 + 2048 + 2 * 2048 + 2048 * 128 + 128,
+        {
+            'hidden_dim': 2048,
+            'output_dim': 128,
+            'hidden_bias': True,
+            'output_bias': True,
+            'hidden_norm': False,
+        },
+        2048 * 2048 + 2048 + 2048 * 128 + 128,
     ),
     'affine': (
         {'hidden_dim': 2048, 'output_dim': 128, 'output_norm': 'affine'},
@@ -63,9 +73,14 @@ def apply(head, variables, features):
     return step(variables, features)
 
 
-@pytest.mark.parametrize('output_norm', ['none', 'affine', 'scale_only', 'plain'])
-def test_forward_equals_numpy(output_norm):
-    head = MLPHead(12, 5, num_layers=3, hidden_bias=True, output_norm=output_norm)
+@pytest.mark.parametrize(
+    ('output_norm', 'hidden_norm'),
+    [('none', True), ('affine', True), ('scale_only', True), ('plain', True), ('none', False)],
+)
+def test_forward_equals_numpy(output_norm, hidden_norm):
+    head = MLPHead(
+        12, 5, num_layers=3, hidden_bias=True, hidden_norm=hidden_norm, output_norm=output_norm
+    )
     features = np.random.default_rng(1).normal(size=(16, 8)).astype(np.float32)
     variables = random_variables(head, features)
     output, _ = apply(head, variables, features)
@@ -74,7 +89,8 @@ def test_forward_equals_numpy(output_norm):
     x = features.astype(np.float64)
     for i in (1, 2):
         x = x @ params[f'dense{i}']['kernel'] + params[f'dense{i}']['bias']
-        x = normalize(x) * params[f'norm{i}']['scale'] + params[f'norm{i}']['bias']
+        if hidden_norm:
+            x = normalize(x) * params[f'norm{i}']['scale'] + params[f'norm{i}']['bias']
         x = np.maximum(x, 0)
     x = x @ params['dense3']['kernel']
     if output_norm != 'none':
@@ -90,6 +106,12 @@ def test_kernel_init_is_a_field():
     params = jax.jit(lambda rng: head.init(rng, jnp.zeros((2, 64)), train=False))(rng)['params']
     for layer in ('dense1', 'dense2'):
         np.testing.assert_allclose(params[layer]['kernel'].std(), 0.01, rtol=0.03)
+
+
+def test_torch_linear_init_is_uniform_in_one_over_the_root_of_fan_in():
+    kernel = torch_linear_init(jax.random.key(0, impl='rbg'), (100, 500))
+    assert 0.0999 < kernel.max() <= 0.1
+    np.testing.assert_allclose(kernel.std(), 0.1 / np.sqrt(3), rtol=0.01)
 
 
 def test_bfloat16_keeps_float32_parameters_and_output():

@@ -15,6 +15,8 @@ def section(**fields):
         'learning_rate': 0.3,
         'learning_rate_scaling': 'linear',
         'warmup_epochs': 0.5,
+        'schedule': 'cosine',
+        'decay_epochs': (),
         'weight_decay': 1e-4,
         'momentum': 0.9,
         'nesterov': False,
@@ -54,6 +56,13 @@ def test_schedule_is_scaled_warmed_up_and_decayed():
     _, schedule = create_optimizer(section(), batch_size=4096, steps_per_epoch=20, total_steps=100)
     rates = [float(schedule(step)) for step in (0, 5, 10, 55, 100)]
     np.testing.assert_allclose(rates, [0, 2.4, 4.8, 2.4, 0], rtol=1e-6)
+
+
+def test_steps_divide_the_rate_by_ten():
+    config = section(name='sgd', warmup_epochs=0, schedule='steps', decay_epochs=(2.0, 3.5))
+    _, schedule = create_optimizer(config, batch_size=256, steps_per_epoch=4, total_steps=20)
+    rates = [float(schedule(step)) for step in (0, 7, 8, 13, 14, 19)]
+    np.testing.assert_allclose(rates, [0.3, 0.3, 0.03, 0.03, 0.003, 0.003], rtol=1e-6)
 
 
 @pytest.mark.parametrize('nesterov', [False, True])
@@ -175,6 +184,7 @@ def test_other_parameters_are_decayed():
     [
         ({'name': 'lamb'}, r"optimizer\.name='lamb'.*lars, sgd, adamw"),
         ({'learning_rate_scaling': 'log'}, r"optimizer\.learning_rate_scaling='log'"),
+        ({'schedule': 'step'}, r"optimizer\.schedule='step'; .* cosine, steps"),
         ({'warmup_epochs': 10.0}, r'optimizer\.warmup_epochs=10.0 is 40 steps.* 6'),
     ],
 )

@@ -2,7 +2,12 @@ import jax
 import numpy as np
 import pytest
 
-from simclr_jax.optim.schedules import scaled_learning_rate, target_decay, warmup_cosine
+from simclr_jax.optim.schedules import (
+    scaled_learning_rate,
+    target_decay,
+    warmup_cosine,
+    warmup_step_decay,
+)
 
 GOLDENS = np.load('tests/goldens/reference_values.npz')
 STEPS = GOLDENS['schedule_steps'].astype(np.int32)
@@ -59,6 +64,19 @@ def test_rate_at_the_ends():
     assert [float(schedule(step)) for step in (0, 5, 10, 100, 1_000)] == [0, 1, 2, 0, 0]
     assert float(warmup_cosine(2.0, 0, 100)(0)) == 2.0
     assert float(target_decay(0.5, 100, 100)) == 1.0
+
+
+@pytest.mark.parametrize('warmup', [0, 20])
+def test_steps_are_mocos(warmup):
+    def original(step):  # main_moco.py, adjust_learning_rate; the warm-up is ours
+        rate = 0.03 * (step / warmup if step < warmup else 1)
+        for milestone in (120, 160):
+            rate *= 0.1 if step >= milestone else 1.0
+        return rate
+
+    steps = np.arange(200)
+    rates = jax.jit(warmup_step_decay(0.03, warmup, (120, 160)))(steps)
+    np.testing.assert_allclose(rates, [original(step) for step in steps], rtol=1e-6)
 
 
 @pytest.mark.parametrize('warmup', [-1, 100, 101])

@@ -1,0 +1,35 @@
+"""MoCo v2 on scikit-learn's handwritten digits: real images, a laptop, no download.
+
+    python run.py --config=configs/moco_v2_digits.py
+
+Paper: Chen et al. 2020, https://arxiv.org/abs/2003.04297, whose method this is; the numbers are
+ours, and data, views and encoder those of `simclr_digits.py`. Not tuned and not measured yet.
+"""
+
+from simclr_jax.augment.recipe import DIGITS
+from simclr_jax.config import default, set_views
+
+
+def get_config():
+    config = default()
+    config.method = 'moco'
+    config.batch_size = 128
+    config.epochs = 70.0
+    config.data.dataset = 'digits'
+    config.data.image_size = 8
+    set_views(config, DIGITS)
+    config.model.encoder = 'resnet_tiny'
+    config.model.zero_init_last_scale = False
+    config.moco.queue_size = 512  # of 1,297 images
+    config.moco.temperature = 0.2
+    config.moco.decay = 0.99
+    config.moco.hidden_dim = 256
+    config.moco.output_dim = 64
+    config.optimizer.name = 'adamw'
+    config.optimizer.learning_rate = 5e-3
+    config.optimizer.learning_rate_scaling = 'none'
+    config.optimizer.warmup_epochs = 5.0
+    config.optimizer.weight_decay = 1e-4
+    config.log.every_steps = 10
+    config.checkpoint.every_steps = 100
+    return config

@@ -1,0 +1,88 @@
+"""MoCo v3 (Chen et al. 2021, https://arxiv.org/abs/2104.02057), its form for ResNets."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from simclr_jax.losses import info_nce
+from simclr_jax.methods.base import Aux, Tree, embedding_std
+from simclr_jax.methods.byol import BYOLNetwork
+from simclr_jax.models.heads import MLPHead, torch_linear_init
+from simclr_jax.optim.schedules import target_decay
+
+
+@dataclasses.dataclass(frozen=True)
+class MoCoV3:
+    """Each view's prediction attracts the other view's key; the batch's other keys repel it.
+
+    As the original (`moco/builder.py`): there is no queue; each view has a forward pass, and so
+    batch statistics, of its own; keys come from a moving average of encoder and projector that
+    starts as their copy and runs in training mode, without gradient. The loss is twice the
+    temperature times the cross-entropy of both directions.
+    """
+
+    encoder: nn.Module
+    total_steps: int
+    temperature: float = 1.0
+    hidden_dim: int = 4096
+    output_dim: int = 256
+    base_decay: float = 0.99
+    dtype: str = 'float32'
+
+    @property
+    def network(self) -> BYOLNetwork:
+        def head(output_norm: str) -> MLPHead:
+            return MLPHead(
+                self.hidden_dim,
+                self.output_dim,
+                output_norm=output_norm,
+                kernel_init=torch_linear_init,
+                dtype=self.dtype,
+            )
+
+        return BYOLNetwork(self.encoder, projector=head('plain'), predictor=head('none'))
+
+    def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
+        variables = self.network.init(rng, views[:, 0], train=True)
+        return dict(variables), {name: _without_predictor(tree) for name, tree in variables.items()}
+
+    def loss(self, params, variables, extra, views, rng, step) -> tuple[jax.Array, Aux]:
+        key_params, key_variables = extra['params'], {'batch_stats': extra['batch_stats']}
+        features, queries, keys = [], [], []
+        for view in range(2):  # slices of the unsharded view axis: no image moves
+            (feature, query), variables = self.network.apply(
+                {'params': params, **variables}, views[:, view], train=True, mutable=['batch_stats']
+            )
+            key, key_variables = self.network.apply(
+                {'params': key_params, **key_variables},
+                views[:, view],
+                train=True,
+                mutable=['batch_stats'],
+                method='project',
+            )
+            features.append(feature)
+            queries.append(query)
+            keys.append(jax.lax.stop_gradient(key))
+        loss = info_nce(queries[0], keys[1], self.temperature)
+        loss = 2 * self.temperature * (loss + info_nce(queries[1], keys[0], self.temperature))
+        metrics = {
+            'embedding_std': embedding_std(keys[0]),
+            'target_decay': (target_decay(self.base_decay, step, self.total_steps), jnp.ones(())),
+        }
+        return loss, Aux(variables, jnp.stack(features, axis=1), metrics, key_variables)
+
+    def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
+        # The original averages before each forward pass of the keys, by that step's decay. What
+        # follows this update is the average that step + 1 starts with; that of step 0 is of two
+        # equal networks.
+        decay = target_decay(self.base_decay, step + 1, self.total_steps)
+        online = _without_predictor(state.params)
+        params = optax.incremental_update(online, extra['params'], 1 - decay)
+        return {'params': params, **aux.carry}
+
+
+def _without_predictor(tree: Tree) -> Tree:
+    return {part: tree[part] for part in ('encoder', 'projector') if part in tree}

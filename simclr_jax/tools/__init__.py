@@ -1,0 +1,1 @@
+"""What looks at the library itself: benchmarks."""

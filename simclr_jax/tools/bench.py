@@ -1,0 +1,18 @@
+"""`--mode=bench`: the benchmark that `--bench` names."""
+
+import importlib
+
+from ml_collections import ConfigDict
+
+from simclr_jax.config import ConfigError, did_you_mean
+
+BENCHES = {'loss': 'simclr_jax.tools.bench_loss'}
+
+
+def bench(config: ConfigDict, workdir: str, name: str | None) -> None:
+    """Runs one benchmark, which prints a table and writes `workdir/bench_<name>.json`."""
+    if name not in BENCHES:
+        flag = '--bench: missing' if name is None else f'--bench={name}: no such benchmark'
+        hint = did_you_mean(name or '', BENCHES)
+        raise ConfigError(f'{flag}; it must be one of {", ".join(BENCHES)}{hint}')
+    importlib.import_module(BENCHES[name]).main(config, workdir)

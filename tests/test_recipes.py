@@ -1,0 +1,276 @@
+"""The recipes' numbers, transcribed once more from the papers and the original code.
+
+A recipe that changes by accident fails here. `peak` is the learning rate after scaling.
+"""
+
+import inspect
+import pathlib
+import runpy
+
+import pytest
+
+from simclr_jax import config as config_lib
+from simclr_jax.optim.schedules import scaled_learning_rate
+
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+
+
+def view(number: int, **fields) -> dict:
+    return {f'augment.view{number}.{name}': value for name, value in fields.items()}
+
+
+def views(**fields) -> dict:
+    return view(1, **fields) | view(2, **fields)
+
+
+def jitter(brightness: float, contrast: float, saturation: float, hue: float) -> dict:
+    strengths = {'brightness': brightness, 'contrast': contrast, 'saturation': saturation}
+    return views(**strengths, hue=hue)
+
+
+IMAGENET = {
+    'data.dataset': 'imagenet2012',
+    'data.train_split': 'train',
+    'data.test_split': 'validation',
+    'data.image_size': 224,
+    'data.eval_crop': 0.875,
+    'model.encoder': 'resnet50',
+    'model.stem': 'auto',
+} | views(crop_aspect=(3 / 4, 4 / 3), flip_probability=0.5, grayscale_probability=0.2)
+CIFAR = {
+    'data.dataset': 'cifar10',
+    'data.train_split': 'train',
+    'data.test_split': 'test',
+    'data.image_size': 32,
+    'data.eval_crop': 1.0,
+    'model.encoder': 'resnet18',
+    'model.stem': 'auto',
+} | views(flip_probability=0.5, grayscale_probability=0.2, blur_probability=0.0)
+RAW = {'data.mean': (0.0,), 'data.std': (1.0,)}
+IMAGENET_MEAN = {'data.mean': (0.485, 0.456, 0.406), 'data.std': (0.229, 0.224, 0.225)}
+CIFAR_MEAN = {'data.mean': (0.4914, 0.4822, 0.4465), 'data.std': (0.2470, 0.2435, 0.2616)}
+BLUR_OF_BYOL = (
+    views(blur_kernel_fraction=0.1, blur_sigma=(0.1, 2.0), jitter_probability=0.8)
+    | view(1, blur_probability=1.0, solarize_probability=0.0)
+    | view(2, blur_probability=0.1, solarize_probability=0.2, solarize_threshold=0.5)
+)
+
+# google-research/simclr: README, run.py, model_util.py, data_util.py.
+SIMCLR = {
+    'method': 'simclr',
+    'simclr.output_dim': 128,
+    'simclr.loss_scale': 2.0,
+    'model.padding': 'simclr',
+    'model.zero_init_last_scale': True,
+    'optimizer.name': 'lars',
+    'optimizer.momentum': 0.9,
+    'optimizer.trust_coefficient': 1e-3,
+    'optimizer.rate_inside_momentum': True,
+    'optimizer.exclude_bias_and_norm': True,
+    'optimizer.weight_decay': 1e-4,
+    'optimizer.warmup_epochs': 10.0,
+    'optimizer.schedule': 'cosine',
+} | views(
+    crop_area=(0.08, 1.0),
+    crop_sampler='tensorflow',
+    interpolation='bicubic',
+    jitter_probability=0.8,
+    solarize_probability=0.0,
+)
+SIMCLR_IMAGENET = {
+    'batch_size': 4096,
+    'epochs': 100.0,
+    'optimizer.learning_rate': 0.075,
+    'optimizer.learning_rate_scaling': 'sqrt',
+    'peak': 4.8,
+    'simclr.temperature': 0.1,
+    'simclr.num_layers': 2,
+    'simclr.hidden_dim': 2048,
+} | views(blur_probability=0.5, blur_kernel_fraction=0.1, blur_sigma=(0.1, 2.0))
+SIMCLR_CIFAR = {
+    'batch_size': 512,
+    'epochs': 1000.0,
+    'peak': 2.0,
+    'simclr.temperature': 0.5,
+    'simclr.num_layers': 3,
+    'simclr.hidden_dim': 512,
+}
+
+# deepmind-research/byol: configs/byol.py, utils/.
+BYOL = {
+    'method': 'byol',
+    'byol.hidden_dim': 4096,
+    'byol.output_dim': 256,
+    'optimizer.name': 'lars',
+    'optimizer.momentum': 0.9,
+    'optimizer.trust_coefficient': 1e-3,
+    'optimizer.rate_inside_momentum': False,
+    'optimizer.exclude_bias_and_norm': True,
+    'optimizer.warmup_epochs': 10.0,
+    'optimizer.schedule': 'cosine',
+} | jitter(0.4, 0.4, 0.2, 0.1)
+BYOL_IMAGENET = {
+    'batch_size': 4096,
+    'optimizer.learning_rate_scaling': 'linear',
+    'model.padding': 'same',
+    'model.zero_init_last_scale': False,
+} | views(
+    crop_area=(0.08, 1.0),
+    crop_sampler='byol',
+    interpolation='bicubic',
+    brightness_mode='additive',
+)
+
+
+def byol_imagenet(epochs: float, rate: float, decay: float, base_decay: float) -> dict:
+    numbers = {'epochs': epochs, 'optimizer.learning_rate': rate, 'optimizer.weight_decay': decay}
+    numbers |= {'byol.base_decay': base_decay, 'peak': rate * 16}
+    return BYOL | IMAGENET | IMAGENET_MEAN | BLUR_OF_BYOL | BYOL_IMAGENET | numbers
+
+
+# The rate of the original's Imagenette recipe; views, length and decay of solo-learn's byol.yaml.
+BYOL_CIFAR = {
+    'batch_size': 256,
+    'epochs': 1000.0,
+    'peak': 2.0,
+    'optimizer.weight_decay': 1e-6,
+    'byol.base_decay': 0.99,
+}
+ASYMMETRIC_CIFAR = view(1, solarize_probability=0.0) | view(2, solarize_probability=0.2)
+
+# facebookresearch/moco: main_moco.py, README, moco/builder.py.
+MOCO = {
+    'method': 'moco',
+    'batch_size': 256,
+    'moco.output_dim': 128,
+    'model.padding': 'torch',
+    'model.zero_init_last_scale': False,
+    'optimizer.name': 'sgd',
+    'optimizer.momentum': 0.9,
+    'optimizer.nesterov': False,
+    'optimizer.weight_decay': 1e-4,
+    'optimizer.exclude_bias_and_norm': False,
+} | views(crop_area=(0.2, 1.0), crop_sampler='torchvision', solarize_probability=0.0)
+MOCO_IMAGENET = {
+    'moco.queue_size': 65536,
+    'moco.decay': 0.999,
+    'optimizer.warmup_epochs': 0.0,
+    'peak': 0.03,
+}
+MOCO_V1 = (
+    {
+        'epochs': 200.0,
+        'moco.num_layers': 1,
+        'moco.temperature': 0.07,
+        'optimizer.schedule': 'steps',
+        'optimizer.decay_epochs': (120.0, 160.0),
+    }
+    | jitter(0.4, 0.4, 0.4, 0.4)
+    | views(jitter_probability=1.0, blur_probability=0.0)
+)
+MOCO_V2 = (
+    {'moco.num_layers': 2, 'moco.temperature': 0.2, 'optimizer.schedule': 'cosine'}
+    | jitter(0.4, 0.4, 0.4, 0.1)
+    | views(jitter_probability=0.8)
+)
+MOCO_V2_IMAGENET = {'moco.hidden_dim': 2048} | views(blur_probability=0.5, blur_sigma=(0.1, 2.0))
+# solo-learn's mocov2plus.yaml; the decay is Lightly's.
+MOCO_V2_CIFAR = {
+    'epochs': 1000.0,
+    'peak': 0.3,
+    'optimizer.warmup_epochs': 10.0,
+    'moco.queue_size': 32768,
+    'moco.decay': 0.99,
+    'moco.hidden_dim': 512,
+}
+
+# facebookresearch/moco-v3: CONFIG.md, main_moco.py, moco/builder.py, moco/optimizer.py.
+MOCO_V3 = {
+    'method': 'moco_v3',
+    'moco_v3.hidden_dim': 4096,
+    'moco_v3.output_dim': 256,
+    'model.padding': 'torch',
+    'optimizer.name': 'lars',
+    'optimizer.momentum': 0.9,
+    'optimizer.rate_inside_momentum': False,
+    'optimizer.exclude_bias_and_norm': True,
+    'optimizer.learning_rate_scaling': 'linear',
+    'optimizer.warmup_epochs': 10.0,
+    'optimizer.schedule': 'cosine',
+} | jitter(0.4, 0.4, 0.2, 0.1)
+
+
+def moco_v3_imagenet(epochs: float, rate: float, decay: float, base_decay: float) -> dict:
+    numbers = {'epochs': epochs, 'optimizer.learning_rate': rate, 'optimizer.weight_decay': decay}
+    numbers |= {'moco_v3.base_decay': base_decay, 'moco_v3.temperature': 1.0, 'peak': rate * 16}
+    numbers |= {'batch_size': 4096, 'optimizer.trust_coefficient': 1e-3}
+    numbers |= views(crop_area=(0.2, 1.0), crop_sampler='torchvision', interpolation='bilinear')
+    return MOCO_V3 | IMAGENET | IMAGENET_MEAN | BLUR_OF_BYOL | numbers
+
+
+# solo-learn's mocov3.yaml and asymmetric.yaml.
+MOCO_V3_CIFAR = {
+    'batch_size': 256,
+    'epochs': 1000.0,
+    'peak': 0.3,
+    'optimizer.weight_decay': 1e-6,
+    'optimizer.trust_coefficient': 0.02,
+    'moco_v3.temperature': 0.2,
+    'moco_v3.base_decay': 0.99,
+}
+
+RECIPES = {  # (config, preset) -> {field: value}
+    ('simclr_imagenet', ''): SIMCLR | IMAGENET | RAW | jitter(0.8, 0.8, 0.8, 0.2) | SIMCLR_IMAGENET,
+    ('simclr_cifar10', ''): SIMCLR | CIFAR | RAW | jitter(0.4, 0.4, 0.4, 0.1) | SIMCLR_CIFAR,
+    ('byol_imagenet', '40'): byol_imagenet(40.0, 0.45, 1e-6, 0.97),
+    ('byol_imagenet', '100'): byol_imagenet(100.0, 0.45, 1e-6, 0.99),
+    ('byol_imagenet', '300'): byol_imagenet(300.0, 0.3, 1e-6, 0.99),
+    ('byol_imagenet', '1000'): byol_imagenet(1000.0, 0.2, 1.5e-6, 0.996),
+    ('byol_cifar10', ''): BYOL | CIFAR | CIFAR_MEAN | ASYMMETRIC_CIFAR | BYOL_CIFAR,
+    ('moco_v1_imagenet', ''): MOCO | IMAGENET | IMAGENET_MEAN | MOCO_IMAGENET | MOCO_V1,
+    **{
+        ('moco_v2_imagenet', epochs): (
+            MOCO | IMAGENET | IMAGENET_MEAN | MOCO_IMAGENET | MOCO_V2 | MOCO_V2_IMAGENET
+        )
+        | {'epochs': float(epochs)}
+        for epochs in ('200', '800')
+    },
+    ('moco_v2_cifar10', ''): MOCO | CIFAR | CIFAR_MEAN | MOCO_V2 | MOCO_V2_CIFAR,
+    ('moco_v3_imagenet', 'r50_100'): moco_v3_imagenet(100.0, 0.6, 1e-6, 0.99),
+    ('moco_v3_imagenet', 'r50_300'): moco_v3_imagenet(300.0, 0.3, 1e-6, 0.99),
+    ('moco_v3_imagenet', 'r50_1000'): moco_v3_imagenet(1000.0, 0.3, 1.5e-6, 0.996),
+    ('moco_v3_cifar10', ''): MOCO_V3 | CIFAR | CIFAR_MEAN | ASYMMETRIC_CIFAR | MOCO_V3_CIFAR,
+}
+
+
+@pytest.mark.parametrize(('name', 'preset'), RECIPES)
+def test_a_recipe_has_the_published_numbers(name, preset):
+    config = config_lib.load(f'{CONFIGS / name}.py:{preset}')
+    fields = config_lib.flatten(config)
+    fields['peak'] = scaled_learning_rate(
+        config.optimizer.learning_rate,
+        config.batch_size,
+        config.optimizer.learning_rate_scaling,
+    )
+    expected = RECIPES[name, preset]
+    found = {field: fields[field] for field in expected}
+    assert found == expected | {'peak': pytest.approx(expected['peak'])}
+
+
+def test_no_recipe_is_missing():
+    shipped = set()
+    for data in ('imagenet', 'cifar10'):
+        for path in CONFIGS.glob(f'*_{data}.py'):
+            module = runpy.run_path(str(path))
+            takes_preset = inspect.signature(module['get_config']).parameters
+            presets = module['PRESETS'] if takes_preset else ('',)
+            shipped |= {(path.stem, preset) for preset in presets}
+    assert shipped == set(RECIPES)
+
+
+@pytest.mark.parametrize('name', sorted({name for name, _ in RECIPES}))
+def test_a_config_without_preset_is_one_of_its_presets(name):
+    path = f'{CONFIGS / name}.py'
+    plain = config_lib.to_json(config_lib.load(path))
+    presets = [preset for other, preset in RECIPES if other == name]
+    assert plain in [config_lib.to_json(config_lib.load(f'{path}:{p}')) for p in presets]
