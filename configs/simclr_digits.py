@@ -2,13 +2,14 @@
 
     python run.py --config=configs/simclr_digits.py
 
-Paper: Chen et al. 2020, https://arxiv.org/abs/2002.05709, whose method this is; the numbers are ours,
-for 1,297 images of 8 x 8 pixels on a CPU: a ResNet of seven convolutions, AdamW, a temperature of 0.5,
-subpixel crops without flips (a mirrored digit is another sign), blur over three pixels.
-@@MEASURED@@
+Paper: Chen et al. 2020, https://arxiv.org/abs/2002.05709, whose method this is; the numbers are
+ours, for 1,297 gray images of 8 x 8 pixels on a CPU: a small ResNet, AdamW, a temperature of 0.7.
+Measured on two cores of a shared virtual machine (Xeon, 2.5 GHz): 99.2 % linear with all labels,
+96.5 % with ten a class. The same machine takes 130 to 150 s for the whole command when its
+neighbours are busy; README.md has more.
 
-Chosen on the training split alone: its labels in five folds, one held out in turn. The test split
-was looked at when the numbers stood.
+Chosen on the training split: by its labels in five folds, one held out in turn. On the way, two
+earlier settings were run on the test split too (98.4 and 99.0 % linear), and none was chosen by it.
 """
 
 from simclr_jax.augment.recipe import DIGITS
@@ -18,7 +19,7 @@ from simclr_jax.config import default, set_views
 def get_config():
     config = default()
     config.batch_size = 128
-    config.epochs = 100.0
+    config.epochs = 60.0
     config.data.dataset = 'digits'
     config.data.image_size = 8
     set_views(config, DIGITS)

@@ -359,10 +359,12 @@ def check_same_run(config: ConfigDict, saved_json: str, workdir: str) -> None:
 def did_you_mean(word: str, candidates) -> str:
     """Returns `'; did you mean ...?'` for the nearest of `candidates`, or nothing."""
     candidates = [str(c) for c in candidates]
-    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-    if not close:  # a right name in the wrong section
-        last = {c.rpartition('.')[2]: c for c in reversed(candidates)}
-        close = [last[n] for n in difflib.get_close_matches(word.rpartition('.')[2], last, n=1)]
+    last = word.rpartition('.')[2]
+    close = [c for c in candidates if c.rpartition('.')[2] == last]  # in another section
+    close = close or difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    if not close:
+        lasts = {c.rpartition('.')[2]: c for c in reversed(candidates)}
+        close = [lasts[name] for name in difflib.get_close_matches(last, lasts, n=1)]
     return f'; did you mean {close[0]}?' if close else ''
 
 

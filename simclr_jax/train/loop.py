@@ -117,7 +117,8 @@ def _compile(run: Run, workdir: str, checkpoints: Checkpoints, start: int):
         _say(f'going on from the checkpoint of step {start} in {workdir}')
     else:
         state = run.init()
-        _say(f'no weight decay for {_summarize(excluded_names(state.params))}')
+        excluded = excluded_names(state.params) if config.optimizer.exclude_bias_and_norm else []
+        _say(f'no weight decay for {_summarize(excluded)}')
     step_fn = make_train_step(
         run.method,
         run.tx,
@@ -226,7 +227,7 @@ def _describe(run: Run, workdir: str) -> str:
 
 
 def _summarize(names: list[str]) -> str:
-    return f'{len(names)} parameters, {", ".join(names[:3])}, ...' if names else 'nothing'
+    return f'biases and normalization: {len(names)} parameters' if names else 'no parameter'
 
 
 def _say(text: str) -> None:

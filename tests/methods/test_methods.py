@@ -22,12 +22,13 @@ from simclr_jax.train.step import make_train_step
 ENCODER = create_encoder('resnet_tiny', image_size=8, widths=(4, 8, 8))
 SIZES = {'hidden_dim': 16, 'output_dim': 8}
 FIELDS = {
+    'simclr': {'temperature': 0.5},
     'moco': {'queue_size': 32, 'decay': 0.99, 'temperature': 0.1},
     'moco_v3': {'temperature': 0.2},
 }
 # MoCo's queue is random at first, which is easy; after two steps it holds keys.
 FIRST_STEP = {'moco': 2}
-RATE = {'moco': 0.03, 'moco_v3': 0.02}  # of SGD; 0.1 where there is none
+RATE = {'simclr': 0.004, 'moco': 0.03}  # of SGD; 0.02 where there is none
 # Rounding grows tenfold a step in batches this small once a ReLU's input crosses zero.
 STEPS_TOGETHER = {'moco_v3': 7}
 COMPILE_QUICKLY = {'xla_backend_optimization_level': 0}
@@ -49,7 +50,7 @@ def make_batch(seed: int = 0, batch: int = BATCH) -> dict[str, np.ndarray]:
 def prepare(name: str, devices: int):
     """Returns the first state, on the host, and the step: compiled once, and quickly."""
     method, mesh = make(name), parallel.make_mesh(jax.devices()[:devices])
-    tx, probe = optax.sgd(RATE.get(name, 0.1), 0.9), OnlineProbe(3, 0.01)
+    tx, probe = optax.sgd(RATE.get(name, 0.02), 0.9), OnlineProbe(3, 0.01)
     if devices == 1:
         init = jax.jit(
             lambda: init_state(method, tx, probe, 0, (BATCH, 2, 8, 8, 1)),
@@ -132,7 +133,7 @@ def test_simclr_passes_both_views_through_batch_normalization_together():
         {'params': params, **variables}, rows, train=True, mutable=['batch_stats']
     )
     np.testing.assert_allclose(loss, 2 * nt_xent(projections.reshape(-1, 2, 8), 0.3), rtol=1e-6)
-    assert aux.features.shape == (BATCH, 2, 8)
+    assert aux.features.shape == (BATCH, 2, 32)  # four times the last width
 
 
 def byol_loss(method, views):

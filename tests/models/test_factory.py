@@ -74,7 +74,7 @@ def test_fields_replace_the_table_s():
     assert encoder.dtype == jnp.bfloat16
     assert encoder.strides == (1, 1, 1)
     features, _ = shapes(encoder, 8)
-    assert features.shape == (2, 24)
+    assert features.shape == (2, 4 * 24)
 
 
 @pytest.mark.parametrize(

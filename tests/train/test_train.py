@@ -88,7 +88,8 @@ def test_a_run_leaves_metrics_of_every_step_checkpoints_and_a_report(undisturbed
 
 def test_killed_half_way_and_started_again_ends_with_the_same_bits(undisturbed, tmp_path, data_dir):
     process = start(tmp_path, data_dir)
-    while len(read_metrics(tmp_path)) < 17:
+    # A checkpoint has its name once it is whole.
+    while len(read_metrics(tmp_path)) < 17 or not (tmp_path / 'checkpoints/10').exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
