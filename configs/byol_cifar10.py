@@ -11,7 +11,7 @@ the original's ResNet-18 recipe for Imagenette (deepmind-research, byol/README.m
 published for this combination, and it has not been run here yet.
 """
 
-from simclr_jax.augment.recipe import PRESETS
+from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS
 from simclr_jax.config import default, set_views
 
 
@@ -24,7 +24,7 @@ def get_config():
     config.data.image_size = 32
     config.data.mean = (0.4914, 0.4822, 0.4465)
     config.data.std = (0.2470, 0.2435, 0.2616)
-    set_views(config, *PRESETS['byol_cifar'])
+    set_views(config, *VIEW_PRESETS['byol_cifar'])
     config.model.encoder = 'resnet18'
     config.byol.hidden_dim = 4096
     config.byol.output_dim = 256

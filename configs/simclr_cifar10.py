@@ -10,7 +10,7 @@ here yet). Lightly reports 331 minutes for 800 epochs of its own recipe on one G
 The head has three layers, as that command's default has it.
 """
 
-from simclr_jax.augment.recipe import PRESETS
+from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS
 from simclr_jax.config import default, set_views
 
 
@@ -20,7 +20,7 @@ def get_config():
     config.epochs = 1000.0
     config.data.dataset = 'cifar10'
     config.data.image_size = 32
-    set_views(config, *PRESETS['simclr_cifar'])
+    set_views(config, *VIEW_PRESETS['simclr_cifar'])
     config.model.encoder = 'resnet18'
     config.model.padding = 'simclr'
     config.simclr.temperature = 0.5

@@ -11,7 +11,7 @@ run here yet. The head is the paper's of two layers; the README's command leaves
 version's three. The weight decay is the README's; the paper has 1e-6.
 """
 
-from simclr_jax.augment.recipe import PRESETS
+from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS
 from simclr_jax.config import default, set_views
 
 
@@ -23,7 +23,7 @@ def get_config():
     config.data.test_split = 'validation'
     config.data.image_size = 224
     config.data.eval_crop = 0.875
-    set_views(config, *PRESETS['simclr'])
+    set_views(config, *VIEW_PRESETS['simclr'])
     config.model.encoder = 'resnet50'
     config.model.padding = 'simclr'
     config.simclr.temperature = 0.1
