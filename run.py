@@ -21,7 +21,7 @@ MODES = {
 HELP = """\
 Pretrains an image encoder without labels and shows how good it is.
 
-  python run.py --config=configs/simclr_digits.py            a minute or two on a laptop, no download
+  python run.py --config=configs/simclr_digits.py    a minute or two, no download
 
   --config=FILE[:PRESET]   a recipe; those that ship are in configs/
   --config.FIELD=VALUE     changes one field of it, as --config.batch_size=512
