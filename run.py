@@ -95,16 +95,17 @@ def main(argv: list[str]) -> int:
     if not argv or {'-h', '--help', 'help'} & set(argv):
         print(HELP.format(modes=', '.join(MODES)), end='')
         return 0 if argv else 2
-    from simclr_jax import config as config_lib
+    from simclr_jax.config import ConfigError
+    from simclr_jax.config_loading import load
 
     try:
         flags, overrides = parse(argv)
-        config = config_lib.load(flags.config, overrides)
+        config = load(flags.config, overrides)
         start_processes(flags)
         module = importlib.import_module(MODES[flags.mode])
         entry = getattr(module, 'main' if flags.mode == 'pretrain' else flags.mode)
         entry(config, flags.workdir, *([flags.bench] if flags.mode == 'bench' else []))
-    except config_lib.ConfigError as error:
+    except ConfigError as error:
         for line in str(error).splitlines():
             print(f'error: {line}' if not line.startswith(' ') else line, file=sys.stderr)
         return 2

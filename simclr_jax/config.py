@@ -1,20 +1,12 @@
-"""Every field of a run, once, with its meaning; loading, overriding and checking it.
+"""Every field of a run, once, with its meaning.
 
-A recipe in `configs/` starts from `default()` and changes numbers. Everything here runs before JAX
-and TensorFlow are imported, so that a mistake is answered within a second: `ConfigError` holds one
-line a problem, each naming the field, the value and the way out.
+A recipe in `configs/` starts from `default()` and changes numbers; `config_loading.py` reads it and
+`config_checks.py` says which values are possible. None of them imports JAX or TensorFlow.
 """
 
-import ast
 import dataclasses
 import difflib
-import importlib.util
-import itertools
 import json
-import math
-import pathlib
-import traceback
-from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -24,12 +16,9 @@ from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 METHODS = ('simclr', 'byol', 'moco', 'moco_v3')
 ENCODERS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet_tiny')
 
-# Sections that may change between two commands on one workdir: they do not touch the training.
-FREE_FIELDS = ('data.data_dir', 'data.workers', 'log', 'checkpoint', 'eval', 'linear_eval', 'knn')
-
 
 class ConfigError(ValueError):
-    """One or more problems of a config, one line each."""
+    """One or more problems of a config: a line each, with the field, the value and the way out."""
 
 
 def default() -> ConfigDict:
@@ -122,7 +111,7 @@ def default() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.after_pretrain = ('linear_eval', 'knn')  # what pretraining ends with
-    config.eval.batch_size = 500  # images a batch of feature extraction
+    config.eval.batch_size = 512  # images a batch of feature extraction
     config.eval.baselines = True  # also the untrained encoder and raw pixels
 
     config.linear_eval = ConfigDict()
@@ -156,141 +145,6 @@ def view_recipes(config: ConfigDict) -> tuple[ViewRecipe, ViewRecipe]:
         except ValueError as error:
             raise ConfigError(f'augment.{view}.{error}') from error
     return recipes[0], recipes[1]
-
-
-def load(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
-    """Loads `path`, a Python file with `get_config`, applies `overrides` and validates.
-
-    Args:
-      path: `configs/name.py`, or `configs/name.py:preset`, which calls `get_config('preset')`.
-      overrides: field to the text given for it, `{'optimizer.learning_rate': '0.2'}`.
-
-    Raises:
-      ConfigError: the file, an override or a value is wrong.
-    """
-    path, _, preset = path.partition(':')
-    if not pathlib.Path(path).is_file():
-        names = sorted(str(p) for p in pathlib.Path('configs').glob('*.py'))
-        raise ConfigError(f'--config: there is no file {path!r}{did_you_mean(path, names)}')
-    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        if preset and not hasattr(module, 'PRESETS'):
-            raise ConfigError(f'--config: {path} takes no preset, but {preset!r} was given')
-        if preset and preset not in module.PRESETS:
-            raise ConfigError(
-                f'--config: {path} has no preset {preset!r}; it has {", ".join(module.PRESETS)}'
-            )
-        config = module.get_config(preset) if preset else module.get_config()
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever a user's file raises, its line is what they need
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        place = f'{path}:{lines[-1]}' if lines else path
-        text = str(error.args[0] if error.args else error).splitlines()[0]
-        raise ConfigError(f'{place}: {type(error).__name__}: {text}') from error
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f'--config: get_config of {path} returns no ConfigDict')
-    _check_fields(config, default(), '', path)
-    for field, text in (overrides or {}).items():
-        override(config, field, text)
-    validate(config)
-    return config
-
-
-def override(config: ConfigDict, field: str, text: str) -> None:
-    """Sets the dotted `field` from `text`, parsed as the type that the field has.
-
-    Raises:
-      ConfigError: there is no such field, or the text is not of its type.
-    """
-    fields = flatten(config)
-    if field not in fields:
-        sections = {name.rpartition('.')[0] for name in fields}
-        if field in sections:
-            raise ConfigError(f'--config.{field}={text}: {field} is a section; name a field of it')
-        raise ConfigError(f'--config.{field}={text}: no such field{did_you_mean(field, fields)}')
-    old = fields[field]
-    value = text
-    if not isinstance(old, str):
-        try:
-            value = ast.literal_eval({'true': 'True', 'false': 'False'}.get(text, text))
-        except (ValueError, SyntaxError):
-            value = text
-        if isinstance(old, tuple) and not isinstance(value, tuple):
-            value = tuple(value) if isinstance(value, list) else (value,)
-    value = _as_type_of(value, old, f'--config.{field}')
-    section, _, name = field.rpartition('.')
-    parent = config
-    for key in section.split('.') if section else ():
-        parent = parent[key]
-    parent[name] = value
-
-
-def validate(config: ConfigDict) -> None:
-    """Checks what can be known before data and devices are looked at.
-
-    Raises:
-      ConfigError: with a line for every problem.
-    """
-    fields = flatten(config)
-    problems = []
-
-    def check(ok: bool, field: str, want: str) -> None:
-        if not ok:
-            problems.append(f'{field}={fields[field]!r}: {want}')
-
-    for field, choices in _CHOICES.items():
-        if fields[field] not in choices:
-            hint = did_you_mean(str(fields[field]), choices)
-            check(False, field, f'must be one of {", ".join(map(str, choices))}{hint}')
-    for field in _POSITIVE:
-        check(math.isfinite(fields[field]) and fields[field] > 0, field, 'must be above 0')
-    for field in _NOT_NEGATIVE:
-        check(math.isfinite(fields[field]) and fields[field] >= 0, field, 'must be 0 or more')
-    for field in _UNIT:
-        check(0 <= fields[field] <= 1, field, 'must be between 0 and 1')
-    for field in ('linear_eval.labels_per_class', 'knn.labels_per_class'):
-        ok = all(isinstance(n, int) and n > 0 for n in fields[field])
-        check(ok, field, 'must hold whole numbers above 0, as (10, 1)')
-    for mode in fields['eval.after_pretrain']:
-        ok = mode in ('linear_eval', 'knn')
-        check(ok, 'eval.after_pretrain', "must hold 'linear_eval', 'knn', both or nothing")
-    for field in ('data.mean', 'data.std'):
-        ok = len(fields[field]) in (1, 3) and all(isinstance(x, float) for x in fields[field])
-        check(ok, field, 'must hold one number for gray or three for colour images')
-    check(all(x != 0 for x in fields['data.std']), 'data.std', 'must not hold 0')
-    check(
-        fields['optimizer.warmup_epochs'] < fields['epochs'],
-        'optimizer.warmup_epochs',
-        f'must be below epochs={fields["epochs"]}; give fewer, or train longer',
-    )
-    _check_decay_epochs(fields, check)
-    check(fields['batch_size'] >= 2, 'batch_size', 'must be 2 or more')
-    if fields['method'] == 'moco' and fields['batch_size'] >= 2:
-        size, batch = fields['moco.queue_size'], fields['batch_size']
-        want = f'must be a multiple of batch_size={batch}; use {max(size // batch, 1) * batch}'
-        check(size % batch == 0, 'moco.queue_size', want)
-    try:
-        view_recipes(config)
-    except ConfigError as error:
-        problems.append(str(error))
-    if problems:
-        raise ConfigError('\n'.join(problems))
-
-
-def _check_decay_epochs(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
-    epochs, field = fields['optimizer.decay_epochs'], 'optimizer.decay_epochs'
-    if fields['optimizer.schedule'] != 'steps':
-        check(not epochs, field, "has an effect with optimizer.schedule='steps' only; set both")
-    elif not all(isinstance(epoch, (int, float)) for epoch in epochs):
-        check(False, field, 'must hold numbers, as (120.0, 160.0)')
-    else:
-        bounds = (fields['optimizer.warmup_epochs'], *epochs, fields['epochs'])
-        ok = bool(epochs) and all(a < b for a, b in itertools.pairwise(bounds))
-        want = f'must hold rising numbers after the warm-up and below epochs={fields["epochs"]}'
-        check(ok, field, want)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,26 +190,6 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(flatten(config), indent=1)
 
 
-def check_same_run(config: ConfigDict, saved_json: str, workdir: str) -> None:
-    """Refuses to continue a run with another config.
-
-    Raises:
-      ConfigError: naming each field that differs, unless it is in `FREE_FIELDS`.
-    """
-    old, new = json.loads(saved_json), json.loads(to_json(config))
-    changed = [
-        f'  {field}: {old.get(field, "(absent)")!r} there, {new.get(field, "(absent)")!r} now'
-        for field in sorted(old.keys() | new.keys())
-        if old.get(field) != new.get(field)
-        and not any(field == free or field.startswith(free + '.') for free in FREE_FIELDS)
-    ]
-    if changed:
-        raise ConfigError(
-            f'--workdir={workdir}: holds a run of another config; give another --workdir, or '
-            'remove that one. What differs:\n' + '\n'.join(changed)
-        )
-
-
 def did_you_mean(word: str, candidates) -> str:
     """Returns `'; did you mean ...?'` for the nearest of `candidates`, or nothing."""
     candidates = [str(c) for c in candidates]
@@ -366,95 +200,3 @@ def did_you_mean(word: str, candidates) -> str:
         lasts = {c.rpartition('.')[2]: c for c in reversed(candidates)}
         close = [lasts[name] for name in difflib.get_close_matches(last, lasts, n=1)]
     return f'; did you mean {close[0]}?' if close else ''
-
-
-def _check_fields(config: ConfigDict, defaults: ConfigDict, prefix: str, path: str) -> None:
-    """Raises ConfigError where a config file made up a field or changed a field's type."""
-    for name in config:
-        if name not in defaults:
-            hint = did_you_mean(prefix + name, flatten(default()))
-            raise ConfigError(f'{path}: {prefix}{name}: no such field{hint}')
-        value, old = config[name], defaults[name]
-        if isinstance(old, ConfigDict) != isinstance(value, ConfigDict):
-            raise ConfigError(f'{path}: {prefix}{name}={value!r}: {prefix}{name} is a section')
-        if isinstance(old, ConfigDict):
-            _check_fields(value, old, f'{prefix}{name}.', path)
-        else:
-            config[name] = _as_type_of(value, old, f'{path}: {prefix}{name}')
-    for name in defaults:
-        if name not in config:
-            raise ConfigError(f'{path}: {prefix}{name}: is missing; start from config.default()')
-
-
-def _as_type_of(value: Any, old: Any, field: str) -> Any:
-    """Returns `value` with the type of `old`; an int may stand for a float."""
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(old, tuple) and isinstance(value, (tuple, list)):
-        floats = bool(old) and all(isinstance(x, float) for x in old)
-        return tuple(float(x) if floats and type(x) is int else x for x in value)
-    if type(value) is not type(old):
-        name = type(old).__name__
-        want = {'float': 'a number', 'int': 'a whole number', 'bool': 'True or False'}
-        raise ConfigError(
-            f'{field}={value!r}: must be {want.get(name, f"a {name}")}, as {old!r} is'
-        )
-    return value
-
-
-_CHOICES = {
-    'method': METHODS,
-    'model.encoder': ENCODERS,
-    'model.stem': ('auto', 'imagenet', 'small'),
-    'model.padding': ('torch', 'simclr', 'same'),
-    'model.dtype': ('float32', 'bfloat16'),
-    'optimizer.name': ('lars', 'sgd', 'adamw'),
-    'optimizer.learning_rate_scaling': ('linear', 'sqrt', 'none'),
-    'optimizer.schedule': ('cosine', 'steps'),
-}
-_POSITIVE = (
-    'epochs',
-    'data.image_size',
-    'data.eval_crop',
-    'simclr.temperature',
-    'simclr.num_layers',
-    'simclr.hidden_dim',
-    'simclr.output_dim',
-    'simclr.loss_scale',
-    'byol.hidden_dim',
-    'byol.output_dim',
-    'moco.queue_size',
-    'moco.temperature',
-    'moco.num_layers',
-    'moco.hidden_dim',
-    'moco.output_dim',
-    'moco_v3.temperature',
-    'moco_v3.hidden_dim',
-    'moco_v3.output_dim',
-    'optimizer.trust_coefficient',
-    'log.every_steps',
-    'checkpoint.every_steps',
-    'checkpoint.keep',
-    'eval.batch_size',
-    'linear_eval.draws',
-    'knn.k',
-    'knn.temperature',
-    'knn.draws',
-)
-_NOT_NEGATIVE = (
-    'seed',
-    'data.workers',
-    'optimizer.learning_rate',
-    'optimizer.warmup_epochs',
-    'optimizer.weight_decay',
-    'probe.learning_rate',
-)
-_UNIT = (
-    'byol.base_decay',
-    'moco.decay',
-    'moco_v3.base_decay',
-    'optimizer.momentum',
-    'optimizer.b1',
-    'optimizer.b2',
-    'data.eval_crop',
-)

@@ -10,6 +10,7 @@ import runpy
 import pytest
 
 from simclr_jax import config as config_lib
+from simclr_jax.config_loading import load as load_config
 from simclr_jax.optim.schedules import scaled_learning_rate
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
@@ -245,7 +246,7 @@ RECIPES = {  # (config, preset) -> {field: value}
 
 @pytest.mark.parametrize(('name', 'preset'), RECIPES)
 def test_a_recipe_has_the_published_numbers(name, preset):
-    config = config_lib.load(f'{CONFIGS / name}.py:{preset}')
+    config = load_config(f'{CONFIGS / name}.py:{preset}')
     fields = config_lib.flatten(config)
     fields['peak'] = scaled_learning_rate(
         config.optimizer.learning_rate,
@@ -271,6 +272,6 @@ def test_no_recipe_is_missing():
 @pytest.mark.parametrize('name', sorted({name for name, _ in RECIPES}))
 def test_a_config_without_preset_is_one_of_its_presets(name):
     path = f'{CONFIGS / name}.py'
-    plain = config_lib.to_json(config_lib.load(path))
+    plain = config_lib.to_json(load_config(path))
     presets = [preset for other, preset in RECIPES if other == name]
-    assert plain in [config_lib.to_json(config_lib.load(f'{path}:{p}')) for p in presets]
+    assert plain in [config_lib.to_json(load_config(f'{path}:{p}')) for p in presets]

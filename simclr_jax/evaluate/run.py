@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
 from simclr_jax import parallel
+from simclr_jax.config_loading import check_same_run
 from simclr_jax.data import sources
 from simclr_jax.evaluate.features import Features, extract_features
 from simclr_jax.evaluate.knn import knn_eval, nearest_neighbours
@@ -41,7 +42,7 @@ def _evaluate_workdir(config: ConfigDict, workdir: str, probe: str) -> None:
         raise config_lib.ConfigError(
             f'--workdir={workdir}: holds no run; pretrain first, or name the workdir of a run'
         )
-    config_lib.check_same_run(config, saved.read_text(), workdir)
+    check_same_run(config, saved.read_text(), workdir)
     run = prepare(config)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     step = checkpoints.latest_step()

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
 from simclr_jax import parallel
+from simclr_jax.config_loading import check_same_run
 from simclr_jax.evaluate.run import evaluate
 from simclr_jax.optim.factory import excluded_names
 from simclr_jax.report.writer import MetricWriter, Progress, read_metrics
@@ -45,7 +46,7 @@ def claim_workdir(config: ConfigDict, workdir: str) -> None:
     if path.exists() and not path.is_dir():
         raise config_lib.ConfigError(f'--workdir={workdir}: is a file; name a directory')
     if saved.exists():
-        config_lib.check_same_run(config, saved.read_text(), workdir)
+        check_same_run(config, saved.read_text(), workdir)
     elif parallel.is_main_process():
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -117,8 +118,8 @@ def _compile(run: Run, workdir: str, checkpoints: Checkpoints, start: int):
         _say(f'going on from the checkpoint of step {start} in {workdir}')
     else:
         state = run.init()
-        excluded = excluded_names(state.params) if config.optimizer.exclude_bias_and_norm else []
-        _say(f'no weight decay for {_summarize(excluded)}')
+        if config.optimizer.exclude_bias_and_norm:
+            _say(f'no weight decay for {_list_excluded(excluded_names(state.params))}')
     step_fn = make_train_step(
         run.method,
         run.tx,
@@ -226,8 +227,14 @@ def _describe(run: Run, workdir: str) -> str:
     )
 
 
-def _summarize(names: list[str]) -> str:
-    return f'biases and normalization: {len(names)} parameters' if names else 'no parameter'
+def _list_excluded(names: list[str]) -> str:
+    """'encoder/norm1/{bias, scale}, ...': a layer's parameters together."""
+    layers: dict[str, list[str]] = {}
+    for name in names:
+        layer, _, parameter = name.rpartition('/')
+        layers.setdefault(layer, []).append(parameter)
+    listed = (f'{layer}/{{{", ".join(leaves)}}}' for layer, leaves in layers.items())
+    return f'{len(names)} biases and normalization scales: {", ".join(listed)}'
 
 
 def _say(text: str) -> None:

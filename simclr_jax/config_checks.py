@@ -1,0 +1,139 @@
+"""Which values a config may hold: what can be known before data and devices are looked at."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from simclr_jax.config import (
+    ENCODERS,
+    METHODS,
+    ConfigError,
+    did_you_mean,
+    flatten,
+    view_recipes,
+)
+
+_CHOICES = {
+    'method': METHODS,
+    'model.encoder': ENCODERS,
+    'model.stem': ('auto', 'imagenet', 'small'),
+    'model.padding': ('torch', 'simclr', 'same'),
+    'model.dtype': ('float32', 'bfloat16'),
+    'optimizer.name': ('lars', 'sgd', 'adamw'),
+    'optimizer.learning_rate_scaling': ('linear', 'sqrt', 'none'),
+    'optimizer.schedule': ('cosine', 'steps'),
+}
+_POSITIVE = (
+    'epochs',
+    'data.image_size',
+    'data.eval_crop',
+    'simclr.temperature',
+    'simclr.num_layers',
+    'simclr.hidden_dim',
+    'simclr.output_dim',
+    'simclr.loss_scale',
+    'byol.hidden_dim',
+    'byol.output_dim',
+    'moco.queue_size',
+    'moco.temperature',
+    'moco.num_layers',
+    'moco.hidden_dim',
+    'moco.output_dim',
+    'moco_v3.temperature',
+    'moco_v3.hidden_dim',
+    'moco_v3.output_dim',
+    'optimizer.trust_coefficient',
+    'log.every_steps',
+    'checkpoint.every_steps',
+    'checkpoint.keep',
+    'eval.batch_size',
+    'linear_eval.draws',
+    'knn.k',
+    'knn.temperature',
+    'knn.draws',
+)
+_NOT_NEGATIVE = (
+    'seed',
+    'data.workers',
+    'optimizer.learning_rate',
+    'optimizer.warmup_epochs',
+    'optimizer.weight_decay',
+    'probe.learning_rate',
+)
+_UNIT = (
+    'byol.base_decay',
+    'moco.decay',
+    'moco_v3.base_decay',
+    'optimizer.momentum',
+    'optimizer.b1',
+    'optimizer.b2',
+    'data.eval_crop',
+)
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks what can be known before data and devices are looked at.
+
+    Raises:
+      ConfigError: with a line for every problem.
+    """
+    fields = flatten(config)
+    problems = []
+
+    def check(ok: bool, field: str, want: str) -> None:
+        if not ok:
+            problems.append(f'{field}={fields[field]!r}: {want}')
+
+    for field, choices in _CHOICES.items():
+        if fields[field] not in choices:
+            hint = did_you_mean(str(fields[field]), choices)
+            check(False, field, f'must be one of {", ".join(map(str, choices))}{hint}')
+    for field in _POSITIVE:
+        check(math.isfinite(fields[field]) and fields[field] > 0, field, 'must be above 0')
+    for field in _NOT_NEGATIVE:
+        check(math.isfinite(fields[field]) and fields[field] >= 0, field, 'must be 0 or more')
+    for field in _UNIT:
+        check(0 <= fields[field] <= 1, field, 'must be between 0 and 1')
+    for field in ('linear_eval.labels_per_class', 'knn.labels_per_class'):
+        ok = all(isinstance(n, int) and n > 0 for n in fields[field])
+        check(ok, field, 'must hold whole numbers above 0, as (10, 1)')
+    for mode in fields['eval.after_pretrain']:
+        ok = mode in ('linear_eval', 'knn')
+        check(ok, 'eval.after_pretrain', "must hold 'linear_eval', 'knn', both or nothing")
+    for field in ('data.mean', 'data.std'):
+        ok = len(fields[field]) in (1, 3) and all(isinstance(x, float) for x in fields[field])
+        check(ok, field, 'must hold one number for gray or three for colour images')
+    check(all(x != 0 for x in fields['data.std']), 'data.std', 'must not hold 0')
+    check(
+        fields['optimizer.warmup_epochs'] < fields['epochs'],
+        'optimizer.warmup_epochs',
+        f'must be below epochs={fields["epochs"]}; give fewer, or train longer',
+    )
+    _check_decay_epochs(fields, check)
+    check(fields['batch_size'] >= 2, 'batch_size', 'must be 2 or more')
+    if fields['method'] == 'moco' and fields['batch_size'] >= 2:
+        size, batch = fields['moco.queue_size'], fields['batch_size']
+        want = f'must be a multiple of batch_size={batch}; use {max(size // batch, 1) * batch}'
+        check(size % batch == 0, 'moco.queue_size', want)
+    try:
+        view_recipes(config)
+    except ConfigError as error:
+        problems.append(str(error))
+    if problems:
+        raise ConfigError('\n'.join(problems))
+
+
+def _check_decay_epochs(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
+    epochs, field = fields['optimizer.decay_epochs'], 'optimizer.decay_epochs'
+    if fields['optimizer.schedule'] != 'steps':
+        check(not epochs, field, "has an effect with optimizer.schedule='steps' only; set both")
+    elif not all(isinstance(epoch, (int, float)) for epoch in epochs):
+        check(False, field, 'must hold numbers, as (120.0, 160.0)')
+    else:
+        bounds = (fields['optimizer.warmup_epochs'], *epochs, fields['epochs'])
+        ok = bool(epochs) and all(a < b for a, b in itertools.pairwise(bounds))
+        want = f'must hold rising numbers after the warm-up and below epochs={fields["epochs"]}'
+        check(ok, field, want)

@@ -1,0 +1,143 @@
+"""From a file in `configs/` and the command line to a config, and from one command to the next.
+
+`load` runs before JAX and TensorFlow are imported, so that a mistake is answered within a second.
+"""
+
+import ast
+import importlib.util
+import json
+import pathlib
+import traceback
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from simclr_jax.config import ConfigError, default, did_you_mean, flatten, to_json
+from simclr_jax.config_checks import validate
+
+# Sections that may change between two commands on one workdir: they do not touch the training.
+FREE_FIELDS = ('data.data_dir', 'data.workers', 'log', 'checkpoint', 'eval', 'linear_eval', 'knn')
+
+
+def load(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
+    """Loads `path`, a Python file with `get_config`, applies `overrides` and validates.
+
+    Args:
+      path: `configs/name.py`, or `configs/name.py:preset`, which calls `get_config('preset')`.
+      overrides: field to the text given for it, `{'optimizer.learning_rate': '0.2'}`.
+
+    Raises:
+      ConfigError: the file, an override or a value is wrong.
+    """
+    path, _, preset = path.partition(':')
+    if not pathlib.Path(path).is_file():
+        names = sorted(str(p) for p in pathlib.Path('configs').glob('*.py'))
+        raise ConfigError(f'--config: there is no file {path!r}{did_you_mean(path, names)}')
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if preset and not hasattr(module, 'PRESETS'):
+            raise ConfigError(f'--config: {path} takes no preset, but {preset!r} was given')
+        if preset and preset not in module.PRESETS:
+            raise ConfigError(
+                f'--config: {path} has no preset {preset!r}; it has {", ".join(module.PRESETS)}'
+            )
+        config = module.get_config(preset) if preset else module.get_config()
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a user's file raises, its line is what they need
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        place = f'{path}:{lines[-1]}' if lines else path
+        text = str(error.args[0] if error.args else error).splitlines()[0]
+        raise ConfigError(f'{place}: {type(error).__name__}: {text}') from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f'--config: get_config of {path} returns no ConfigDict')
+    _check_fields(config, default(), '', path)
+    for field, text in (overrides or {}).items():
+        override(config, field, text)
+    validate(config)
+    return config
+
+
+def override(config: ConfigDict, field: str, text: str) -> None:
+    """Sets the dotted `field` from `text`, parsed as the type that the field has.
+
+    Raises:
+      ConfigError: there is no such field, or the text is not of its type.
+    """
+    fields = flatten(config)
+    if field not in fields:
+        sections = {name.rpartition('.')[0] for name in fields}
+        if field in sections:
+            raise ConfigError(f'--config.{field}={text}: {field} is a section; name a field of it')
+        raise ConfigError(f'--config.{field}={text}: no such field{did_you_mean(field, fields)}')
+    old = fields[field]
+    value = text
+    if not isinstance(old, str):
+        try:
+            value = ast.literal_eval({'true': 'True', 'false': 'False'}.get(text, text))
+        except (ValueError, SyntaxError):
+            value = text
+        if isinstance(old, tuple) and not isinstance(value, tuple):
+            value = tuple(value) if isinstance(value, list) else (value,)
+    value = _as_type_of(value, old, f'--config.{field}')
+    section, _, name = field.rpartition('.')
+    parent = config
+    for key in section.split('.') if section else ():
+        parent = parent[key]
+    parent[name] = value
+
+
+def check_same_run(config: ConfigDict, saved_json: str, workdir: str) -> None:
+    """Refuses to continue a run with another config.
+
+    Raises:
+      ConfigError: naming each field that differs, unless it is in `FREE_FIELDS`.
+    """
+    old, new = json.loads(saved_json), json.loads(to_json(config))
+    changed = [
+        f'  {field}: {old.get(field, "(absent)")!r} there, {new.get(field, "(absent)")!r} now'
+        for field in sorted(old.keys() | new.keys())
+        if old.get(field) != new.get(field)
+        and not any(field == free or field.startswith(free + '.') for free in FREE_FIELDS)
+    ]
+    if changed:
+        raise ConfigError(
+            f'--workdir={workdir}: holds a run of another config; give another --workdir, or '
+            'remove that one. What differs:\n' + '\n'.join(changed)
+        )
+
+
+def _check_fields(config: ConfigDict, defaults: ConfigDict, prefix: str, path: str) -> None:
+    """Raises ConfigError where a config file made up a field or changed a field's type."""
+    for name in config:
+        if name not in defaults:
+            hint = did_you_mean(prefix + name, flatten(default()))
+            raise ConfigError(f'{path}: {prefix}{name}: no such field{hint}')
+        value, old = config[name], defaults[name]
+        if isinstance(old, ConfigDict) != isinstance(value, ConfigDict):
+            raise ConfigError(f'{path}: {prefix}{name}={value!r}: {prefix}{name} is a section')
+        if isinstance(old, ConfigDict):
+            _check_fields(value, old, f'{prefix}{name}.', path)
+        else:
+            config[name] = _as_type_of(value, old, f'{path}: {prefix}{name}')
+    for name in defaults:
+        if name not in config:
+            raise ConfigError(f'{path}: {prefix}{name}: is missing; start from config.default()')
+
+
+def _as_type_of(value: Any, old: Any, field: str) -> Any:
+    """Returns `value` with the type of `old`; an int may stand for a float."""
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(old, tuple) and isinstance(value, (tuple, list)):
+        floats = bool(old) and all(isinstance(x, float) for x in old)
+        return tuple(float(x) if floats and type(x) is int else x for x in value)
+    if type(value) is not type(old):
+        name = type(old).__name__
+        want = {'float': 'a number', 'int': 'a whole number', 'bool': 'True or False'}
+        raise ConfigError(
+            f'{field}={value!r}: must be {want.get(name, f"a {name}")}, as {old!r} is'
+        )
+    return value

@@ -1,0 +1,71 @@
+"""An impossible value is answered by a line that names the field, the value, the way out."""
+
+import pathlib
+
+import pytest
+
+from simclr_jax import config_checks
+from simclr_jax.config import ConfigError
+from simclr_jax.config_loading import load as load_file
+from simclr_jax.optim.factory import OPTIMIZERS, SCHEDULES
+
+DIGITS = pathlib.Path(__file__).parents[1] / 'configs/simclr_digits.py'
+
+
+def load(*overrides: str):
+    return load_file(str(DIGITS), dict(o.split('=', 1) for o in overrides))
+
+
+def test_names_are_those_of_the_factories():
+    assert set(config_checks._CHOICES['optimizer.name']) == set(OPTIMIZERS)
+    assert set(config_checks._CHOICES['optimizer.schedule']) == set(SCHEDULES)
+
+
+@pytest.mark.parametrize(
+    ('override', 'words'),
+    [
+        ('method=simlcr', ['method', 'simlcr', 'did you mean simclr?']),
+        ('model.encoder=resnet5', ['model.encoder', 'did you mean resnet50?']),
+        ('batch_size=0', ['batch_size=0', '2 or more']),
+        ('simclr.temperature=0', ['simclr.temperature=0.0', 'above 0']),
+        ('optimizer.learning_rate=nan', ['optimizer.learning_rate', 'nan']),
+        ('optimizer.warmup_epochs=9999', ['optimizer.warmup_epochs=9999.0', 'below epochs']),
+        ('byol.base_decay=1.5', ['byol.base_decay=1.5', 'between 0 and 1']),
+        ('augment.view1.hue=0.9', ['augment.view1.hue', '0.9', '0.5']),
+        ('augment.view2.crop_area=(1.0,0.5)', ['augment.view2.crop_area', '(1.0, 0.5)']),
+        ('eval.after_pretrain=lineareval', ['eval.after_pretrain', 'linear_eval']),
+        ('data.std=0.0', ['data.std', 'not hold 0']),
+        ('moco.decay=-0.1', ['moco.decay=-0.1', 'between 0 and 1']),
+        ('moco_v3.temperature=0', ['moco_v3.temperature=0.0', 'above 0']),
+        ('optimizer.schedule=step', ['optimizer.schedule', 'did you mean steps?']),
+        ('optimizer.schedule=steps', ['optimizer.decay_epochs=()', 'rising numbers']),
+        ('optimizer.decay_epochs=30', ['optimizer.decay_epochs=(30,)', "schedule='steps'"]),
+    ],
+)
+def test_an_impossible_value_is_one_line_that_helps(override, words):
+    with pytest.raises(ConfigError) as error:
+        load(override)
+    assert '\n' not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize('epochs', ['5,30', '30,20', '30,70', 'ten'])
+def test_decay_epochs_rise_between_the_warmup_and_the_end(epochs):
+    load('epochs=60', 'optimizer.schedule=steps', 'optimizer.decay_epochs=20,30')
+    with pytest.raises(ConfigError, match=r'^optimizer\.decay_epochs='):
+        load('epochs=60', 'optimizer.schedule=steps', f'optimizer.decay_epochs={epochs}')
+
+
+def test_a_queue_holds_whole_batches():
+    load('moco.queue_size=100')  # of another method
+    load('method=moco', 'batch_size=50', 'moco.queue_size=100')
+    with pytest.raises(ConfigError, match=r'moco\.queue_size=100: .*=64; use 64'):
+        load('method=moco', 'batch_size=64', 'moco.queue_size=100')
+
+
+def test_every_problem_has_its_line():
+    with pytest.raises(ConfigError) as error:
+        load('batch_size=-1', 'knn.k=0')
+    lines = str(error.value).splitlines()
+    assert [line.split('=')[0] for line in lines] == ['knn.k', 'batch_size']

@@ -1,0 +1,99 @@
+"""A file and a command line become a config; every mistake in them is one line that helps."""
+
+import pathlib
+
+import pytest
+
+from simclr_jax.config import ConfigError, to_json
+from simclr_jax.config_loading import check_same_run
+from simclr_jax.config_loading import load as load_file
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIGITS = ROOT / 'configs/simclr_digits.py'
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+
+
+def load(*overrides: str):
+    return load_file(str(DIGITS), dict(o.split('=', 1) for o in overrides))
+
+
+def write(tmp_path, body: str) -> str:
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        'from simclr_jax.config import default\n'
+        f'def get_config():\n    config = default()\n    {body}\n    return config\n'
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_validates_and_has_a_docstring(path):
+    load_file(str(path))
+    assert 'run.py --config=configs/' in path.read_text().split('"""')[1]
+
+
+def test_overrides_take_the_type_of_the_field():
+    config = load('epochs=30', 'knn.labels_per_class=5', 'log.tensorboard=false', 'seed=7')
+    assert config.epochs == 30.0 and isinstance(config.epochs, float)
+    assert config.knn.labels_per_class == (5,)
+    assert config.log.tensorboard is False
+    assert config.seed == 7
+
+
+@pytest.mark.parametrize(
+    ('override', 'words'),
+    [
+        ('optimzer.learning_rate=1', ['optimzer.learning_rate', 'mean optimizer.learning_rate?']),
+        ('learning_rate=1', ['mean optimizer.learning_rate?']),
+        ('optimizer=lars', ['optimizer is a section']),
+        ('batch_size=many', ['batch_size', "'many'", 'whole number']),
+        ('batch_size=2.5', ['batch_size', '2.5', 'whole number']),
+        ('epochs=long', ['epochs', "'long'", 'a number']),
+        ('log.tensorboard=3', ['log.tensorboard', 'True or False']),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_helps(override, words):
+    with pytest.raises(ConfigError) as error:
+        load(override)
+    assert '\n' not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('body', 'words'),
+    [
+        ('config.optimizer.learning_rat = 1.0', ['optimizer.learning_rat', 'learning_rate?']),
+        ('config.epochs = "ten"', ['mine.py', 'epochs']),
+        ('config.optimizer = 3', ['mine.py', 'optimizer']),
+        ('del config.seed', ['seed', 'missing']),
+        ('config.batch = config.bach_size', ['mine.py:4', 'bach_size']),
+        ('1 / 0', ['mine.py:4', 'ZeroDivisionError']),
+    ],
+)
+def test_a_wrong_config_file_is_named(tmp_path, body, words):
+    with pytest.raises(ConfigError) as error:
+        load_file(write(tmp_path, body))
+    assert '\n' not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_missing_file_and_a_preset_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r'there is no file .*simclr_digit\.py'):
+        load_file('configs/simclr_digit.py')
+    with pytest.raises(ConfigError, match='takes no preset'):
+        load_file(write(tmp_path, 'pass') + ':large')
+    with pytest.raises(ConfigError, match=r"has no preset '200'; it has 40, 100"):
+        load_file(str(ROOT / 'configs/byol_imagenet.py:200'))
+
+
+def test_another_config_on_a_workdir_lists_what_differs():
+    saved = to_json(load())
+    check_same_run(load(), saved, 'w')
+    check_same_run(load('knn.k=5', 'log.every_steps=3'), saved, 'w')
+    with pytest.raises(ConfigError) as error:
+        check_same_run(load('seed=4', 'knn.k=5'), saved, 'w')
+    first, *rest = str(error.value).splitlines()
+    assert '--workdir=w' in first and 'another --workdir' in first
+    assert rest == ['  seed: 0 there, 4 now']
