@@ -86,8 +86,8 @@ def default() -> ConfigDict:
     config.optimizer.learning_rate_scaling = (
         'linear'  # x batch / 256; 'sqrt': x sqrt(batch); 'none'
     )
-    config.optimizer.warmup_epochs = 10.0  # linear from 0, then the schedule
-    config.optimizer.schedule = 'cosine'  # to 0; or 'steps': x 0.1 at each of decay_epochs
+    config.optimizer.warmup_epochs = 10.0  # from 0: linear, with 'one_cycle' half a cosine
+    config.optimizer.schedule = 'cosine'  # to 0, as 'one_cycle'; 'steps': x 0.1 at decay_epochs
     config.optimizer.decay_epochs = ()  # 'steps', such as (120.0, 160.0)
     config.optimizer.weight_decay = 1e-6
     config.optimizer.momentum = 0.9  # 'lars' and 'sgd'

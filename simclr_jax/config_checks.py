@@ -24,7 +24,7 @@ _CHOICES = {
     'model.dtype': ('float32', 'bfloat16'),
     'optimizer.name': ('lars', 'sgd', 'adamw'),
     'optimizer.learning_rate_scaling': ('linear', 'sqrt', 'none'),
-    'optimizer.schedule': ('cosine', 'steps'),
+    'optimizer.schedule': ('cosine', 'one_cycle', 'steps'),
 }
 _POSITIVE = (
     'epochs',

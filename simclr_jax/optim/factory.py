@@ -7,10 +7,15 @@ import ml_collections
 import optax
 
 from simclr_jax.optim.lars import lars
-from simclr_jax.optim.schedules import scaled_learning_rate, warmup_cosine, warmup_step_decay
+from simclr_jax.optim.schedules import (
+    one_cycle,
+    scaled_learning_rate,
+    warmup_cosine,
+    warmup_step_decay,
+)
 
 OPTIMIZERS = ('lars', 'sgd', 'adamw')
-SCHEDULES = ('cosine', 'steps')
+SCHEDULES = ('cosine', 'one_cycle', 'steps')
 
 
 def create_optimizer(
@@ -46,7 +51,8 @@ def create_optimizer(
         decay_steps = tuple(round(epoch * steps_per_epoch) for epoch in config.decay_epochs)
         schedule = warmup_step_decay(peak, warmup_steps, decay_steps)
     else:
-        schedule = warmup_cosine(peak, warmup_steps, total_steps)
+        cosine = one_cycle if config.schedule == 'one_cycle' else warmup_cosine
+        schedule = cosine(peak, warmup_steps, total_steps)
     mask = decay_mask if config.exclude_bias_and_norm else None
 
     if config.name == 'lars':

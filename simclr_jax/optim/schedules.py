@@ -1,6 +1,7 @@
 """Learning rates and target decays over a run."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,21 @@ def scaled_learning_rate(learning_rate: float, batch_size: int, scaling: str) ->
 
 def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
     """Linear from 0 to `peak` over `warmup_steps`, then half a cosine to 0 at `total_steps`."""
+    return _rise_and_decay(lambda done: done, peak, warmup_steps, total_steps)
+
+
+def one_cycle(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Half a cosine from 0 to `peak` over `warmup_steps`, half a one to 0 at `total_steps`.
+
+    Smith 2018 (https://arxiv.org/abs/1803.09820), with the cosines of fast.ai. Its first steps are
+    the smallest, while a network just initialized multiplies every difference between two runs.
+    """
+    return _rise_and_decay(_half_cosine, peak, warmup_steps, total_steps)
+
+
+def _rise_and_decay(
+    rise: Callable[[jax.Array], jax.Array], peak: float, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
             f'warmup_steps={warmup_steps}; it must be 0 to below total_steps={total_steps}'
@@ -29,7 +45,7 @@ def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Sch
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step)
-        warmup = step / max(warmup_steps, 1)
+        warmup = rise(step / max(warmup_steps, 1))
         cosine = _half_cosine((total_steps - step) / (total_steps - warmup_steps))
         return peak * jnp.where(step < warmup_steps, warmup, cosine)
 

@@ -184,7 +184,7 @@ def test_other_parameters_are_decayed():
     [
         ({'name': 'lamb'}, r"optimizer\.name='lamb'.*lars, sgd, adamw"),
         ({'learning_rate_scaling': 'log'}, r"optimizer\.learning_rate_scaling='log'"),
-        ({'schedule': 'step'}, r"optimizer\.schedule='step'; .* cosine, steps"),
+        ({'schedule': 'step'}, r"optimizer\.schedule='step'; .* cosine, one_cycle, steps"),
         ({'warmup_epochs': 10.0}, r'optimizer\.warmup_epochs=10.0 is 40 steps.* 6'),
     ],
 )

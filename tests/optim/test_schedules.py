@@ -1,8 +1,10 @@
 import jax
 import numpy as np
+import optax
 import pytest
 
 from simclr_jax.optim.schedules import (
+    one_cycle,
     scaled_learning_rate,
     target_decay,
     warmup_cosine,
@@ -77,6 +79,14 @@ def test_steps_are_mocos(warmup):
     steps = np.arange(200)
     rates = jax.jit(warmup_step_decay(0.03, warmup, (120, 160)))(steps)
     np.testing.assert_allclose(rates, [original(step) for step in steps], rtol=1e-6)
+
+
+def test_one_cycle_is_optaxs():
+    expected = optax.cosine_onecycle_schedule(200, 2.0, 0.3, div_factor=1e9, final_div_factor=1e9)
+    steps = np.arange(201)
+    rates = jax.jit(one_cycle(2.0, 60, 200))(steps)
+    np.testing.assert_allclose(rates, jax.vmap(expected)(steps), atol=1e-6)
+    assert float(rates[0]) == float(rates[-1]) == 0
 
 
 @pytest.mark.parametrize('warmup', [-1, 100, 101])

@@ -1,0 +1,74 @@
+"""One program, any number of chips: virtual devices and real processes give the same losses."""
+
+import contextlib
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from simclr_jax.report.writer import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 20
+
+pytestmark = pytest.mark.slow
+
+
+def start(config, workdir, data_dir, devices, *flags) -> subprocess.Popen:
+    arguments = ['--config.log.every_steps=1', '--config.log.tensorboard=False', *flags]
+    return subprocess.Popen(
+        [sys.executable, 'run.py', f'--config={config}', f'--workdir={workdir}', *arguments],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            'JAX_PLATFORMS': 'cpu',
+            'JAX_NUM_CPU_DEVICES': str(devices),
+            'TFDS_DATA_DIR': str(data_dir),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def first_losses(workdir, *processes: subprocess.Popen) -> list[float]:
+    """The first losses of a run, which ends there."""
+    deadline = time.monotonic() + 400
+    rows = []
+    while len(rows) < STEPS and time.monotonic() < deadline:
+        time.sleep(0.5)
+        assert not any(process.poll() for process in processes), processes[0].communicate()[0]
+        with contextlib.suppress(ValueError):  # the last line is half written
+            rows = read_metrics(workdir)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    assert [row['step'] for row in rows[:STEPS]] == list(range(1, STEPS + 1))
+    return [row['loss'] for row in rows[:STEPS]]
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp('tfds')
+
+
+@pytest.mark.parametrize('method', ['simclr', 'byol'])
+def test_one_device_eight_devices_and_two_processes_of_four(method, data_dir, tmp_path):
+    config = f'configs/{method}_digits.py'
+    one = first_losses(tmp_path / '1', start(config, tmp_path / '1', data_dir, 1))
+    eight = first_losses(tmp_path / '8', start(config, tmp_path / '8', data_dir, 8))
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    flags = (f'--coordinator=127.0.0.1:{port}', '--num_processes=2')
+    processes = [
+        start(config, tmp_path / '2x4', data_dir, 4, *flags, f'--process_id={i}') for i in range(2)
+    ]
+    two = first_losses(tmp_path / '2x4', *processes)
+    np.testing.assert_allclose(eight, one, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-4)
