@@ -10,6 +10,7 @@ import importlib
 import os
 import pathlib
 import sys
+import traceback
 
 MODES = {
     'pretrain': 'simclr_jax.train.loop',
@@ -17,6 +18,8 @@ MODES = {
     'knn': 'simclr_jax.evaluate.run',
     'bench': 'simclr_jax.tools.bench',
 }
+
+_HEARTBEAT = 30  # seconds without a sign of life, after which a process is taken for dead
 
 HELP = """\
 Pretrains an image encoder without labels and shows how good it is.
@@ -81,35 +84,65 @@ def start_processes(flags: argparse.Namespace) -> None:
 
     if flags.coordinator:
         jax.distributed.initialize(
-            flags.coordinator, int(flags.num_processes), int(flags.process_id)
+            flags.coordinator,
+            int(flags.num_processes),
+            int(flags.process_id),
+            heartbeat_timeout_seconds=_HEARTBEAT,
         )
     elif (
         int(os.environ.get('SLURM_NTASKS', 1)) > 1
         or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
         or 'MEGASCALE_COORDINATOR_ADDRESS' in os.environ
     ):
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
 
 
 def main(argv: list[str]) -> int:
     if not argv or {'-h', '--help', 'help'} & set(argv):
         print(HELP.format(modes=', '.join(MODES)), end='')
         return 0 if argv else 2
-    from simclr_jax.config import ConfigError
+    from simclr_jax import interruption
+
+    interruption.install()
+    from simclr_jax.config import ConfigError, RunError
     from simclr_jax.config_loading import load
 
     try:
         flags, overrides = parse(argv)
+        if flags.mode != 'pretrain':
+            interruption.uninstall()
         config = load(flags.config, overrides)
         start_processes(flags)
         module = importlib.import_module(MODES[flags.mode])
         entry = getattr(module, 'main' if flags.mode == 'pretrain' else flags.mode)
         entry(config, flags.workdir, *([flags.bench] if flags.mode == 'bench' else []))
-    except ConfigError as error:
+    except (ConfigError, RunError) as error:
         for line in str(error).splitlines():
             print(f'error: {line}' if not line.startswith(' ') else line, file=sys.stderr)
-        return 2
+        return _leave(2 if isinstance(error, ConfigError) else 1)
+    except Exception:
+        if not _several_processes():
+            raise
+        traceback.print_exc()
+        print(
+            'error: another process of this run has died or cannot be reached, or this one failed '
+            'as above; start all of them again, and they go on from the last checkpoint',
+            file=sys.stderr,
+        )
+        return _leave(1)
     return 0
+
+
+def _several_processes() -> bool:
+    return 'jax' in sys.modules and sys.modules['jax'].distributed.is_initialized()
+
+
+def _leave(status: int) -> int:
+    if _several_processes():  # an orderly end would wait for processes that wait for this one
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 if __name__ == '__main__':

@@ -21,6 +21,10 @@ class ConfigError(ValueError):
     """One or more problems of a config: a line each, with the field, the value and the way out."""
 
 
+class RunError(RuntimeError):
+    """Why a run cannot go on, and the way out: a line, and indented ones with details."""
+
+
 def default() -> ConfigDict:
     """Returns the defaults: SimCLR with a ResNet-18 on CIFAR-10."""
     config = ConfigDict()
@@ -108,6 +112,15 @@ def default() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
     config.checkpoint.keep = 3  # the last few that stay on disk
+
+    config.health = ConfigDict()
+    config.health.on_nonfinite = 'stop'  # or 'skip': leave out up to max_skips updates
+    config.health.max_skips = 10
+    config.health.loss_band = 3.0  # stop where the loss is this many times the first; 0 is never
+    config.health.min_std = 0.1  # of the normalized embedding, 1 where uniform; below: collapse
+    config.health.min_rank = 2.0  # effective rank of the embedding; below: collapse
+    config.health.patience = 0.03  # share of the run's steps below before it is believed
+    config.health.on_collapse = 'warn'  # or 'stop'
 
     config.eval = ConfigDict()
     config.eval.after_pretrain = ('linear_eval', 'knn')  # what pretraining ends with

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ _CHOICES = {
     'model.stem': ('auto', 'imagenet', 'small'),
     'model.padding': ('torch', 'simclr', 'same'),
     'model.dtype': ('float32', 'bfloat16'),
+    'health.on_nonfinite': ('stop', 'skip'),
+    'health.on_collapse': ('warn', 'stop'),
     'optimizer.name': ('lars', 'sgd', 'adamw'),
     'optimizer.learning_rate_scaling': ('linear', 'sqrt', 'none'),
     'optimizer.schedule': ('cosine', 'one_cycle', 'steps'),
@@ -56,6 +59,10 @@ _POSITIVE = (
     'knn.draws',
 )
 _NOT_NEGATIVE = (
+    'health.max_skips',
+    'health.loss_band',
+    'health.min_std',
+    'health.min_rank',
     'seed',
     'data.workers',
     'optimizer.learning_rate',
@@ -64,6 +71,7 @@ _NOT_NEGATIVE = (
     'probe.learning_rate',
 )
 _UNIT = (
+    'health.patience',
     'byol.base_decay',
     'moco.decay',
     'moco_v3.base_decay',
@@ -97,6 +105,9 @@ def validate(config: ConfigDict) -> None:
         check(math.isfinite(fields[field]) and fields[field] >= 0, field, 'must be 0 or more')
     for field in _UNIT:
         check(0 <= fields[field] <= 1, field, 'must be between 0 and 1')
+    name = fields['data.dataset']  # becomes a folder under data.data_dir
+    ok = re.fullmatch(r'\w[\w.:/+-]*', name) and '..' not in name
+    check(bool(ok), 'data.dataset', 'must be a name of TFDS, as cifar10 or imagenet2012:5.1.0')
     for field in ('linear_eval.labels_per_class', 'knn.labels_per_class'):
         ok = all(isinstance(n, int) and n > 0 for n in fields[field])
         check(ok, field, 'must hold whole numbers above 0, as (10, 1)')

@@ -16,7 +16,10 @@ from simclr_jax.config import ConfigError, default, did_you_mean, flatten, to_js
 from simclr_jax.config_checks import validate
 
 # Sections that may change between two commands on one workdir: they do not touch the training.
-FREE_FIELDS = ('data.data_dir', 'data.workers', 'log', 'checkpoint', 'eval', 'linear_eval', 'knn')
+FREE_FIELDS = (
+    *('data.data_dir', 'data.workers', 'log', 'checkpoint', 'health'),
+    *('eval', 'linear_eval', 'knn'),
+)
 
 
 def load(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
@@ -92,10 +95,20 @@ def override(config: ConfigDict, field: str, text: str) -> None:
 def check_same_run(config: ConfigDict, saved_json: str, workdir: str) -> None:
     """Refuses to continue a run with another config.
 
+    A field that the run is too old to know has the default.
+
     Raises:
-      ConfigError: naming each field that differs, unless it is in `FREE_FIELDS`.
+      ConfigError: naming each field that differs, unless it is in `FREE_FIELDS`; or what is saved
+        is no config.
     """
-    old, new = json.loads(saved_json), json.loads(to_json(config))
+    try:
+        saved = dict(json.loads(saved_json))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f'--workdir={workdir}: its config.json is damaged ({error}); remove that file if the '
+            'config given is the one of the run, or give another --workdir'
+        ) from error
+    old, new = json.loads(to_json(default())) | saved, json.loads(to_json(config))
     changed = [
         f'  {field}: {old.get(field, "(absent)")!r} there, {new.get(field, "(absent)")!r} now'
         for field in sorted(old.keys() | new.keys())
@@ -133,6 +146,8 @@ def _as_type_of(value: Any, old: Any, field: str) -> Any:
         return float(value)
     if isinstance(old, tuple) and isinstance(value, (tuple, list)):
         floats = bool(old) and all(isinstance(x, float) for x in old)
+        if floats and not all(type(x) in (int, float) for x in value):
+            raise ConfigError(f'{field}={value!r}: must hold numbers, as {old!r} does')
         return tuple(float(x) if floats and type(x) is int else x for x in value)
     if type(value) is not type(old):
         name = type(old).__name__

@@ -70,6 +70,15 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def from_main_process(numbers: list[int]) -> list[int]:
+    """Returns the first process's numbers in every process, so that all decide alike."""
+    if jax.process_count() == 1:
+        return numbers
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.broadcast_one_to_all(np.array(numbers, np.int32)).tolist()
+
+
 def is_main_process() -> bool:
     """Whether this process writes metrics, reports and messages."""
     return jax.process_index() == 0

@@ -14,7 +14,7 @@ LAYERS = (
     ('train', 'evaluate', 'export', 'report', 'tools'),
     ('methods', 'data', 'optim'),
     ('models', 'losses', 'augment'),
-    ('parallel', 'config', 'config_checks', 'config_loading'),
+    ('parallel', 'config', 'config_checks', 'config_loading', 'files', 'interruption'),
 )
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 # config.py knows the recipe's dataclass, which imports nothing.

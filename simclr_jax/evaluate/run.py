@@ -9,7 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
-from simclr_jax import parallel
+from simclr_jax import files, parallel
 from simclr_jax.config_loading import check_same_run
 from simclr_jax.data import sources
 from simclr_jax.evaluate.features import Features, extract_features
@@ -19,6 +19,8 @@ from simclr_jax.evaluate.projection import project_2d
 from simclr_jax.report.html import format_table, write_report
 from simclr_jax.report.writer import read_metrics
 from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.health import alarms
+from simclr_jax.train.lock import hold
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.train.state import TrainState
 
@@ -43,15 +45,16 @@ def _evaluate_workdir(config: ConfigDict, workdir: str, probe: str) -> None:
             f'--workdir={workdir}: holds no run; pretrain first, or name the workdir of a run'
         )
     check_same_run(config, saved.read_text(), workdir)
-    run = prepare(config)
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    step = checkpoints.latest_step()
-    if step is None:
-        raise config_lib.ConfigError(
-            f'--workdir={workdir}: holds no checkpoint yet; let --mode=pretrain get further'
-        )
-    state = checkpoints.restore(step, run.abstract_state())
-    evaluate(run, workdir, state, (probe,))
+    with hold(workdir):
+        run = prepare(config)
+        checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+        step = checkpoints.latest_step()
+        if step is None:
+            raise config_lib.ConfigError(
+                f'--workdir={workdir}: holds no checkpoint yet; let --mode=pretrain get further'
+            )
+        state = checkpoints.restore(step, run.abstract_state())
+        evaluate(run, workdir, state, (probe,))
 
 
 def evaluate(
@@ -89,7 +92,7 @@ def evaluate(
     else:
         print(f'{data.dataset} has no labels: nothing to evaluate against', flush=True)
     if parallel.is_main_process():
-        path.write_text(json.dumps(result, indent=1) + '\n')
+        files.write_text(path, json.dumps(result, indent=1) + '\n')
         table = {probe: result[probe] for probe in ('linear_eval', 'knn') if probe in result}
         if table:
             print(f'\nAccuracy on {data.test_split} of {data.dataset}\n\n{format_table(table)}\n')
@@ -162,6 +165,7 @@ def _report(
             source, index, image_size=config.data.image_size, crop=config.data.eval_crop
         )
 
+    metrics = read_metrics(workdir)
     names = run.source.label_names
     shown = np.linspace(0, len(features) - 1, min(_PROJECTED, len(features))).astype(int)
     neighbour_images = images(run.source, train.index[nearest.ravel()])
@@ -175,9 +179,10 @@ def _report(
             'data': f'{config.data.dataset}, {run.source.num_examples} training images',
             'steps': int(state.step),
             **{k: v for k, v in result.get('pretrain', {}).items() if k != 'steps'},
+            **alarms(metrics),
         },
         table=table,
-        metrics=read_metrics(workdir),
+        metrics=metrics,
         views=views,
         neighbours={
             'queries': images(test_source, test.index[queries]),

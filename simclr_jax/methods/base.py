@@ -23,12 +23,14 @@ class Aux:
       features: the encoder's output for every view, `[batch, view, dim]`, for the online probe.
       metrics: name to (sum, count).
       carry: whatever the method's own `update_extra` needs.
+      embeddings: what the loss compares, `[batch, view, dim]`, to be watched for collapse.
     """
 
     variables: Tree
     features: jax.Array
     metrics: dict[str, tuple[jax.Array, jax.Array]]
     carry: Tree = None
+    embeddings: jax.Array | None = None
 
 
 class Method(Protocol):

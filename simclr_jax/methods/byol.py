@@ -79,7 +79,9 @@ class BYOL:
             'embedding_std': embedding_std(targets[0]),
             'target_decay': (target_decay(self.base_decay, step, self.total_steps), jnp.ones(())),
         }
-        return loss, Aux(variables, jnp.stack(features, axis=1), metrics, target_variables)
+        embeddings = jnp.stack(predictions, axis=1)
+        features = jnp.stack(features, axis=1)
+        return loss, Aux(variables, features, metrics, target_variables, embeddings)
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         online = {name: state.params[name] for name in ('encoder', 'projector')}

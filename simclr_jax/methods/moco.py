@@ -82,7 +82,9 @@ class MoCo:
         loss = info_nce(queries, keys, self.temperature, extra['queue'])
         metrics = {'embedding_std': embedding_std(queries)}
         # The probe sees the one view that the query encoder sees.
-        return loss, Aux(variables, features[:, None], metrics, (key_variables, l2_normalize(keys)))
+        carry = key_variables, l2_normalize(keys)
+        embeddings = jnp.stack([queries, keys], axis=1)
+        return loss, Aux(variables, features[:, None], metrics, carry, embeddings)
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         # The original averages before each forward pass of the keys. Averaging after each update

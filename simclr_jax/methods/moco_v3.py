@@ -72,7 +72,9 @@ class MoCoV3:
             'embedding_std': embedding_std(keys[0]),
             'target_decay': (target_decay(self.base_decay, step, self.total_steps), jnp.ones(())),
         }
-        return loss, Aux(variables, jnp.stack(features, axis=1), metrics, key_variables)
+        embeddings = jnp.stack(queries, axis=1)
+        features = jnp.stack(features, axis=1)
+        return loss, Aux(variables, features, metrics, key_variables, embeddings)
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         # The original averages before each forward pass of the keys, by that step's decay. What

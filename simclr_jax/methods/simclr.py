@@ -58,7 +58,8 @@ class SimCLR:
         )
         loss = self.loss_scale * nt_xent(split_views(projections), self.temperature)
         metrics = {'embedding_std': embedding_std(projections)}
-        return loss, Aux(variables, split_views(features), metrics)
+        embeddings = split_views(projections)
+        return loss, Aux(variables, split_views(features), metrics, embeddings=embeddings)
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         return extra

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from simclr_jax import files
 from simclr_jax.report import plots
 from simclr_jax.report.writer import format_duration
 
@@ -89,7 +90,7 @@ def write_report(
     )
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page)
+    files.write_text(path, page)
 
 
 def format_table(table: dict[str, Any]) -> str:

@@ -27,13 +27,17 @@ _PANELS = (
     ('loss', 'Loss', '{:.4g}'),
     ('learning_rate', 'Learning rate', '{:.3g}'),
     ('probe_accuracy', 'Probe accuracy', '{:.1%}'),
+    ('embedding_std', 'Embedding spread', '{:.3g}'),
+    ('effective_rank', 'Effective rank', '{:.3g}'),
+    ('alignment', 'Alignment', '{:.3g}'),
+    ('uniformity', 'Uniformity', '{:.3g}'),
 )
 _TILE = 96  # pixels: the side of a small image after enlarging, and the least of a shrunken one
 _MAX_NAMES = 30
 
 
 def curves(metrics: Sequence[dict[str, Any]]) -> list[str]:
-    """One SVG each for `loss`, `learning_rate` and `probe_accuracy` (in [0, 1]) over the steps.
+    """One SVG each for the metrics of `_PANELS` over the steps; `probe_accuracy` is in [0, 1].
 
     What no row has is left out. A value that is not finite leaves a gap, and the title counts it.
     """

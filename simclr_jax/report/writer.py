@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 from etils import epath
 
+from simclr_jax import files
+
 _FILE = 'metrics.jsonl'
 _logger = logging.getLogger(__name__)
 
@@ -20,7 +22,8 @@ class MetricWriter:
     """Appends scalars to `workdir/metrics.jsonl` and, with TensorFlow, to `workdir/tensorboard`.
 
     One line is one JSON object, `{"step": 100, "loss": 4.25}`, written out when `write` returns,
-    with every digit of the float. JSON has no NaN: like protobuf's JSON, the file has the strings
+    with every digit of the float. What a full disk refuses is kept and written with a later line;
+    `sync` tells. JSON has no NaN: like protobuf's JSON, the file has the strings
     "NaN", "Infinity" and "-Infinity", which `read_metrics`, `float` and JavaScript's `Number` read.
 
     With `resume_step=s` the lines of steps after `s` are dropped first, because the resumed run
@@ -37,7 +40,12 @@ class MetricWriter:
         workdir = epath.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         _repair(workdir, math.inf if resume_step is None else resume_step)
-        self._file = (workdir / _FILE).open('a')
+        path = workdir / _FILE
+        if '://' in str(path):
+            self._file = path.open('ab')
+        else:  # unbuffered: what a write has not taken is still ours
+            self._file = open(path, 'ab', buffering=0)  # noqa: SIM115 - close() closes it
+        self._unwritten = b''
         self._tf = _import_tensorflow() if tensorboard else None
         if self._tf:
             self._summaries = self._tf.summary.create_file_writer(
@@ -49,18 +57,37 @@ class MetricWriter:
         if 'step' in scalars:
             raise ValueError("a scalar is named 'step', the key of the line itself: rename it")
         row = {'step': int(step)} | {name: float(value) for name, value in scalars.items()}
-        self._file.write(_to_line(row))
-        self._file.flush()
+        self._unwritten += _to_line(row).encode()
+        with contextlib.suppress(OSError):
+            self._write_out()
         if self._tf:
-            with self._summaries.as_default(step=int(step)):
-                for name in scalars:
-                    self._tf.summary.scalar(name, row[name])
+            try:
+                with self._summaries.as_default(step=int(step)):
+                    for name in scalars:
+                        self._tf.summary.scalar(name, row[name])
+            except Exception as error:  # TensorFlow's own kinds; a full disk mostly
+                _logger.warning('No more TensorBoard summaries: %s', error)
+                self._tf = None
+
+    def sync(self) -> None:
+        """Returns when every line would survive a power cut. Raises `OSError` where it cannot."""
+        self._write_out()
+        files.flush_to_disk(self._file)
 
     def close(self) -> None:
         """Flushes and closes both files."""
+        with contextlib.suppress(OSError):
+            self._write_out()
         self._file.close()
         if self._tf:
-            self._summaries.close()
+            with contextlib.suppress(Exception):
+                self._summaries.close()
+
+    def _write_out(self) -> None:
+        while self._unwritten:
+            written = self._file.write(self._unwritten)  # a part of it on a disk about to be full
+            self._unwritten = self._unwritten[written or len(self._unwritten) :]
+        self._file.flush()
 
     def __enter__(self) -> 'MetricWriter':
         return self

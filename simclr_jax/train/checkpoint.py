@@ -1,11 +1,28 @@
-"""Orbax behind one door: asynchronous saves of the train state, the last few kept."""
+"""Checkpoints: written by Orbax in the background, verified before they are trusted.
 
+`checkpoints/<step>/` has the layout of Orbax's `CheckpointManager` and a list of the checksums of
+its files, written last. The empty file `<step>.saving` stands beside it until then, so that a save
+cut short by a kill is not taken for damage.
+"""
+
+import errno
+import logging
+import os
 import pathlib
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
+from simclr_jax import parallel
+from simclr_jax.config import RunError
+from simclr_jax.train import checksums
 from simclr_jax.train.state import TrainState
+
+_MAX_FAILURES = 3  # saves in a row
 
 
 def checkpoint_path(workdir: str) -> str:
@@ -19,27 +36,188 @@ class Checkpoints:
     """The checkpoints of one workdir, each the whole `TrainState` after that many steps."""
 
     def __init__(self, workdir: str, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(checkpoint_path(workdir), options=options)
+        self._path = epath.Path(checkpoint_path(workdir))
+        self._keep = keep
+        # Items are saved under names; CheckpointManager's name for an only one is 'default'.
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._executor = ThreadPoolExecutor(1)
+        self._saving: tuple[int, Future] | None = None
+        self._failures = 0
+        # Orbax logs the traceback of a failed save, which _failed() tells in a line.
+        logging.getLogger('absl').addFilter(_is_not_of_a_save)
 
     def latest_step(self) -> int | None:
-        """Returns the step of the newest complete checkpoint."""
-        return self._manager.latest_step()
+        """Returns the step of the newest whole checkpoint; None where nothing was saved yet.
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Starts saving; returns when the state may be donated, and writes in the background."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        Every file is read and held against its checksum. Where one is damaged it is named on stderr
+        and the checkpoint before is looked at, as it is where a killed process left one unfinished.
+
+        Raises:
+          RunError: checkpoints are there, but none is whole.
+        """
+        step, problems = -1, []
+        if parallel.is_main_process():
+            step, problems = self._newest_whole()
+        step, damaged = parallel.from_main_process([-1 if step is None else step, len(problems)])
+        if step >= 0:
+            return step
+        if damaged:
+            names = '\n'.join(f'  {problem}' for problem in problems)
+            raise RunError(
+                f'{self._path}: no checkpoint there is whole; nothing was changed. Bring one back '
+                f'from a copy, or give another --workdir to start anew\n{names}'
+            )
+        return None
+
+    def _newest_whole(self) -> tuple[int | None, list[str]]:
+        """The newest whole step, and what is wrong with newer ones that were once complete."""
+        problems = []
+        for step in sorted(self._steps(), reverse=True):
+            found = checksums.damage(self._path / str(step))
+            if not found:
+                return step, problems
+            if self._marker(step).exists():
+                _warn(f'checkpoint {step} is not used: its save was cut short')
+                continue
+            problems += found
+            for problem in found:
+                _warn(f'checkpoint {step} is not used: {problem}')
+        return None, problems
+
+    def save(self, step: int, state: TrainState, first: Callable[[], None] = lambda: None) -> None:
+        """Starts saving; returns when the state may be donated, and writes in the background.
+
+        A save that fails, now or in the background, is a warning; the next call tries again.
+
+        Args:
+          step: of the state.
+          state: what is saved.
+          first: what has to be on disk before it; where it raises, the save has failed.
+
+        Raises:
+          RunError: the third save in a row failed.
+        """
+        self._settle()
+        try:
+            first()
+            if parallel.is_main_process():
+                self._remove_unfinished()
+                self._path.mkdir(parents=True, exist_ok=True)
+                self._marker(step).touch()
+            self._checkpointer.save(
+                self._path / str(step),
+                ocp.args.Composite(default=ocp.args.StandardSave(state)),
+                force=True,  # what has this name is damaged: latest_step() went past it
+            )
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            self._failed(step, error)
+        else:
+            self._saving = step, self._executor.submit(self._finish, step)
+
+    def wait(self) -> bool:
+        """Waits for the save under way; returns whether the last one is on disk."""
+        self._settle()
+        return not self._failures
+
+    def save_and_wait(
+        self, step: int, state: TrainState, first: Callable[[], None] = lambda: None
+    ) -> None:
+        """As `save`, at once again where that fails; returns when it is on disk.
+
+        Raises:
+          RunError: the third save in a row failed.
+        """
+        self.save(step, state, first)
+        while not self.wait():
+            self.save(step, state, first)
 
     def restore(self, step: int, abstract_state: TrainState) -> TrainState:
         """Reads a checkpoint into the shapes, types and shardings of `abstract_state`."""
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
+        items = ocp.args.Composite(default=ocp.args.StandardRestore(abstract_state))
+        return self._checkpointer.restore(self._path / str(step), items)['default']
 
     def close(self) -> None:
-        """Waits for saves under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for the save under way."""
+        self._settle()
+        self._executor.shutdown()
+        self._checkpointer.close()
+
+    def _steps(self) -> list[int]:
+        if not self._path.exists():
+            return []
+        return [int(path.name) for path in self._path.iterdir() if path.name.isdigit()]
+
+    def _marker(self, step: int) -> epath.Path:
+        return self._path / f'{step}.saving'
+
+    def _finish(self, step: int) -> None:
+        """Runs in the background: waits for the files, seals them, removes what is too old."""
+        self._checkpointer.wait_until_finished()
+        if not parallel.is_main_process():
+            return
+        checksums.write(self._path / str(step))
+        self._marker(step).unlink()
+        steps = sorted(self._steps())
+        # Later ones are damaged: the run has gone back to before them.
+        keep = [other for other in steps if other <= step][-self._keep :]
+        for other in steps:
+            if other not in keep:
+                _remove(self._path / str(other))
+
+    def _settle(self) -> None:
+        """Waits for the save under way."""
+        if self._saving is None:
+            return
+        (step, future), self._saving = self._saving, None
+        try:
+            future.result()
+            self._failures = 0
+        except Exception as error:
+            self._failed(step, error)
+
+    def _failed(self, step: int, error: Exception) -> None:
+        self._failures += 1
+        text = f'saving step {step} in {self._path} failed: {_reason(error)}'
+        if self._failures >= _MAX_FAILURES:
+            raise RunError(
+                f'{text}. That was the third time in a row; make room or mend the permissions and '
+                'give the same command again: what was saved before is whole'
+            ) from error
+        _warn(f'{text}; the run goes on and tries again at the next checkpoint')
+
+    def _remove_unfinished(self) -> None:
+        """Makes room: removes what killed and failed saves left behind."""
+        paths = list(self._path.iterdir()) if self._path.exists() else ()
+        for path in paths:
+            unfinished = path.name.isdigit() and not (path / checksums.NAME).exists()
+            if unfinished or '.orbax-checkpoint-tmp' in path.name:
+                _remove(path)
+        for path in paths:
+            if path.name.endswith('.saving'):
+                path.unlink()
 
 
 def abstract_like(tree, sharding: jax.sharding.Sharding):
     """Returns `tree` as `ShapeDtypeStruct`s with the given sharding."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _remove(folder: epath.Path) -> None:
+    (folder / checksums.NAME).unlink(missing_ok=True)  # first: half a folder must not look whole
+    folder.rmtree()
+
+
+def _reason(error: Exception) -> str:
+    """What the file system said, where it did: TensorStore puts a page around it."""
+    text = ' '.join(str(error).split())
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
+    said = [os.strerror(number) for number in numbers if os.strerror(number) in text]
+    return said[0] if said else f'{type(error).__name__}: {text[:300]}'
+
+
+def _is_not_of_a_save(record: logging.LogRecord) -> bool:
+    return 'Handler Commit operations' not in record.getMessage()
+
+
+def _warn(text: str) -> None:
+    print(f'warning: {text}', file=sys.stderr, flush=True)

@@ -1,6 +1,8 @@
 """`--mode=pretrain`: the loop, from the config to the report."""
 
 import math
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +15,14 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
-from simclr_jax import parallel
+from simclr_jax import files, interruption, parallel
 from simclr_jax.config_loading import check_same_run
 from simclr_jax.evaluate.run import evaluate
 from simclr_jax.optim.factory import excluded_names
 from simclr_jax.report.writer import MetricWriter, Progress, read_metrics
 from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.health import Monitor, NotFinite, embedding_metrics
+from simclr_jax.train.lock import hold
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.train.state import TrainState
 from simclr_jax.train.step import make_train_step
@@ -28,29 +32,26 @@ _SHEET_PAIRS = 8  # augmented pairs kept for the report
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Pretrains, or goes on where the workdir's last checkpoint is, then evaluates and reports."""
-    claim_workdir(config, workdir)
-    run = prepare(config)
-    _say(_describe(run, workdir))
-    state, pretrain, views = train(run, workdir)
-    evaluate(run, workdir, state, config.eval.after_pretrain, pretrain, views)
+    with hold(workdir):
+        claim_workdir(config, workdir)
+        run = prepare(config)
+        _say(_describe(run, workdir))
+        state, pretrain, views = train(run, workdir)
+        evaluate(run, workdir, state, config.eval.after_pretrain, pretrain, views)
 
 
 def claim_workdir(config: ConfigDict, workdir: str) -> None:
     """Remembers the config in the workdir, or checks it against the one that is there.
 
     Raises:
-      ConfigError: the workdir holds a run of another config, or is no directory.
+      ConfigError: the workdir holds a run of another config, or cannot be written.
     """
-    path = epath.Path(workdir)
-    saved = path / 'config.json'
-    if path.exists() and not path.is_dir():
-        raise config_lib.ConfigError(f'--workdir={workdir}: is a file; name a directory')
+    saved = epath.Path(workdir) / 'config.json'
     if saved.exists():
         check_same_run(config, saved.read_text(), workdir)
     elif parallel.is_main_process():
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            saved.write_text(config_lib.to_json(config))
+            files.write_text(saved, config_lib.to_json(config))
         except OSError as error:
             raise config_lib.ConfigError(
                 f'--workdir={workdir}: cannot be written ({error.strerror}); name another one'
@@ -58,7 +59,7 @@ def claim_workdir(config: ConfigDict, workdir: str) -> None:
 
 
 def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndarray | None]:
-    """Trains to the end.
+    """Trains to the end, or to a step after SIGTERM or Ctrl-C: then it saves and exits.
 
     Returns:
       The final state; `seconds`, `steps` and `images_per_second` of the training; the first
@@ -75,39 +76,54 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
         batches = batches.result()
 
     # ---- The loop: draw, step, write the metrics of the step before, save.
-    writer = progress = None
-    clock = _Clock(workdir, start, config.batch_size)
-    if parallel.is_main_process():
-        writer = MetricWriter(workdir, config.log.tensorboard, resume_step=start)
-        progress = Progress(length.total_steps)
-    views, pending = None, None
+    log = _Log(run, workdir, start)
+    interruption.defer()
+    views = None
     for step in range(start + 1, length.total_steps + 1):
-        with clock.waiting():
+        with log.clock.waiting():
             batch = next(batches)
         if views is None:
             views = batch['image'][:_SHEET_PAIRS]
         state, metrics = step_fn(state, parallel.put_batch(_for_step(batch, run), run.mesh))
-        if pending:  # read while this step runs, so the loop never waits for a number
-            _write(run, writer, progress, clock, *pending)
-            pending = None
-        if step % config.log.every_steps == 0 or step == length.total_steps:
-            pending = (step, metrics)
-        if step % config.checkpoint.every_steps == 0 or step == length.total_steps:
-            if pending:  # the metrics up to a checkpoint are on disk before it is
-                _write(run, writer, progress, clock, *pending)
-                pending = None
-            checkpoints.save(step, state)
-    if writer:
-        progress.finish()
-        writer.close()
+        stop = interruption.asked(step) and step < length.total_steps
+        save = step % config.checkpoint.every_steps == 0 or step == length.total_steps or stop
+        try:
+            if log.due:  # read while this step runs, so the loop never waits for a number
+                log.read()
+            log.add(step, metrics)
+            if save:  # the metrics up to a checkpoint are on disk before it is
+                log.read()
+        except NotFinite:
+            _save_before(checkpoints, state, log)
+            raise
+        if stop or step == length.total_steps:
+            checkpoints.save_and_wait(step, state, log.sync)
+        elif save:
+            checkpoints.save(step, state, log.sync)
+        if stop:
+            checkpoints.close()
+            log.close()
+            _say(f'saved step {step} in {workdir}; the same command goes on from there:\n')
+            _say(f'  python {shlex.join(sys.argv)}')
+            sys.exit(0)
     checkpoints.close()
-    seconds = clock.seconds()
+    log.close()
+    interruption.finish()
+    seconds = log.clock.seconds()
     images_per_second = length.total_steps * config.batch_size / max(seconds, 1e-9)
     return (
         state,
         {'seconds': seconds, 'steps': length.total_steps, 'images_per_second': images_per_second},
         views,
     )
+
+
+def _save_before(checkpoints: Checkpoints, state: TrainState, log: '_Log') -> None:
+    """Saves the state that stayed as it was when an update was not finite."""
+    step = int(state.step)
+    if step and step != checkpoints.latest_step():
+        state = state.replace(skipped=jnp.zeros_like(state.skipped))
+        checkpoints.save_and_wait(step, state, log.sync)
 
 
 def _compile(run: Run, workdir: str, checkpoints: Checkpoints, start: int):
@@ -128,6 +144,7 @@ def _compile(run: Run, workdir: str, checkpoints: Checkpoints, start: int):
         seed=config.seed,
         mean=config.data.mean,
         std=config.data.std,
+        skip_nonfinite=config.health.on_nonfinite == 'skip',
     )
     size, channels = config.data.image_size, run.source.image_shape[-1]
     batch = {
@@ -170,28 +187,87 @@ class _Clock:
         return {**rates, 'seconds': self.seconds()}
 
 
-def _write(run: Run, writer, progress, clock: _Clock, step: int, metrics) -> None:
-    """Reads the metrics of `step` from the devices and writes them."""
-    if not writer:
-        return
-    scalars = {name: total / max(count, 1e-9) for name, (total, count) in _fetch(metrics).items()}
-    scalars |= {
-        'epoch': run.length.epoch(step),
-        'learning_rate': float(run.schedule(step - 1)),  # the one that this step used
-        **clock.since_last(step),
-    }
-    writer.write(step, scalars)
-    progress.update(step, scalars)
-    if not math.isfinite(scalars['loss']):
-        raise FloatingPointError(
-            f'loss is {scalars["loss"]} at step {step}: lower optimizer.learning_rate='
-            f'{run.config.optimizer.learning_rate}, or warm up for longer'
+class _Log:
+    """Reads the metrics of every step, some steps later, and writes those that are to be logged.
+
+    Every process reads and judges them, so that all stop alike; the first one writes.
+    """
+
+    def __init__(self, run: Run, workdir: str, start: int):
+        config = run.config
+        self.clock = _Clock(workdir, start, config.batch_size)
+        self.due = False  # a step to be logged was added
+        self._run = run
+        self._unread: list[tuple[int, dict]] = []
+        self._skipped = 0
+        self._monitor = Monitor(
+            **config.health.to_dict()
+            | {'patience': math.ceil(config.health.patience * run.length.total_steps)}
         )
+        rows = [row for row in read_metrics(workdir) if row['step'] <= start]
+        self._monitor.replay(rows)
+        if rows:
+            self._skipped = int(rows[-1].get('skipped_updates', 0))
+        self._writer = self._progress = None
+        if parallel.is_main_process():
+            self._writer = MetricWriter(workdir, config.log.tensorboard, resume_step=start)
+            self._progress = Progress(run.length.total_steps)
+
+    def add(self, step: int, metrics) -> None:
+        """Remembers what the train step of `step` gave."""
+        logged = self._is_logged(step)
+        self.due |= logged
+        self._unread.append((step, metrics if logged else _without_embeddings(metrics)))
+
+    def read(self) -> None:
+        """Reads what was added from the devices; writes steps to be logged and those left out.
+
+        Raises:
+          RunError: the run has to stop.
+        """
+        unread, self._unread, self.due = self._unread, [], False
+        values = jax.device_get([metrics for _, metrics in unread])  # every process has them whole
+        for (step, _), host in zip(unread, values, strict=True):
+            skipped = int(host['skipped_updates'][0])
+            if self._is_logged(step) or skipped > self._skipped:
+                self._write(step, host)
+            self._skipped = skipped
+
+    def sync(self) -> None:
+        """Returns when what was written is on disk; raises OSError where it cannot be."""
+        if self._writer:
+            self._writer.sync()
+
+    def close(self) -> None:
+        if self._writer:
+            self._progress.finish()
+            self._writer.close()
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self._run.config.log.every_steps == 0 or step == self._run.length.total_steps
+
+    def _write(self, step: int, host: dict) -> None:
+        embeddings, _ = host.pop('embeddings', (None, None))
+        row = {name: float(total / max(count, 1e-9)) for name, (total, count) in host.items()}
+        if embeddings is not None:
+            row |= embedding_metrics(embeddings)
+        row |= {
+            'epoch': self._run.length.epoch(step),
+            'learning_rate': float(self._run.schedule(step - 1)),  # the one that this step used
+            **self.clock.since_last(step),
+        }
+        try:
+            warning = self._monitor.check(step, row)
+        finally:  # the row of a step that ends the run is kept
+            if self._writer:
+                self._writer.write(step, row)
+                self._progress.update(step, row)
+        if warning:
+            _warn(warning)
 
 
-def _fetch(metrics) -> dict[str, tuple[float, float]]:
-    host = jax.device_get(metrics)  # replicated: every process has them whole
-    return {name: (float(total), float(count)) for name, (total, count) in host.items()}
+def _without_embeddings(metrics: dict) -> dict:
+    return {name: value for name, value in metrics.items() if name != 'embeddings'}
 
 
 def _batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray]]:
@@ -240,3 +316,8 @@ def _list_excluded(names: list[str]) -> str:
 def _say(text: str) -> None:
     if parallel.is_main_process():
         print(text, flush=True)
+
+
+def _warn(text: str) -> None:
+    if parallel.is_main_process():
+        print(f'\nwarning: {text}', file=sys.stderr, flush=True)

@@ -22,6 +22,7 @@ class TrainState:
       opt_state: the optimizer's.
       extra: the method's own: EMA target, queue.
       probe: the online probe's state; None where there is none.
+      skipped: scalar int32; updates that were left out because they were not finite.
     """
 
     step: jax.Array
@@ -30,6 +31,7 @@ class TrainState:
     opt_state: Any
     extra: Tree
     probe: Tree
+    skipped: jax.Array
 
     def encoder_variables(self) -> Tree:
         """Returns what `encoder.apply` takes."""
@@ -67,6 +69,5 @@ def init_state(
             )
         )
         probe_state = probe.init(features.shape[-1])
-    return TrainState(
-        jnp.zeros((), jnp.int32), params, variables, tx.init(params), extra, probe_state
-    )
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, variables, tx.init(params), extra, probe_state, zero)

@@ -14,6 +14,8 @@ from simclr_jax.train.state import TrainState
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 
+_EMBEDDINGS = 256  # images of a batch whose embeddings are measured
+
 
 def normalize_images(
     images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
@@ -33,6 +35,7 @@ def make_train_step(
     seed: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """Returns `step(state, batch) -> (state, metrics)`; the state given is used up.
 
@@ -44,6 +47,9 @@ def make_train_step(
       seed: of the step's randomness, which is a function of (seed, step).
       mean: subtracted from pixels in [0, 1].
       std: divides them.
+      skip_nonfinite: what follows a loss or a gradient that is not finite. Its update is left out
+        either way. True: the next step goes on with the next batch. False: the state stays as it
+        was before, whatever comes.
     """
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
@@ -52,11 +58,12 @@ def make_train_step(
         (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
             state.params, state.variables, state.extra, views, rng, state.step
         )
+        norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         one = jnp.ones(())
         metrics = {
             'loss': (loss, one),
-            'gradient_norm': (optax.tree.norm(grads), one),
+            'gradient_norm': (norm, one),
             **aux.metrics,
         }
         probe_state = state.probe
@@ -71,7 +78,18 @@ def make_train_step(
             probe=probe_state,
         )
         extra = method.update_extra(state.extra, new_state, aux, state.step)
-        return new_state.replace(extra=extra), metrics
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        keep = finite if skip_nonfinite else finite & (state.skipped == 0)
+        new_state = jax.tree.map(
+            lambda new, old: jnp.where(keep, new, old), new_state.replace(extra=extra), state
+        )
+        new_state = new_state.replace(skipped=state.skipped + ~finite)
+        if skip_nonfinite:  # a batch that gave no update is used up all the same
+            new_state = new_state.replace(step=state.step + 1)
+        metrics['skipped_updates'] = (new_state.skipped, one)
+        if aux.embeddings is not None:  # measured on the host, where somebody reads them
+            metrics['embeddings'] = (aux.embeddings[:_EMBEDDINGS].astype(jnp.float32), one)
+        return new_state, metrics
 
     replicated = parallel.replicated(mesh)
     return jax.jit(

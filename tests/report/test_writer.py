@@ -6,6 +6,7 @@ import math
 import os
 import pty
 import re
+import resource
 import subprocess
 import sys
 import termios
@@ -262,3 +263,24 @@ def test_time_left_does_not_count_what_came_before_the_first_update(monkeypatch,
 )
 def test_durations(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_what_a_full_disk_refuses_is_written_later(tmp_path):
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    writer.write(1, {'loss': 4.0})
+    size = (tmp_path / 'metrics.jsonl').stat().st_size
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 7, unlimited[1]))  # ends within a line
+        writer.write(2, {'loss': 3.0})
+        writer.write(3, {'loss': 2.0})
+        with pytest.raises(OSError, match='File too large'):
+            writer.sync()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    writer.write(4, {'loss': 1.0})
+    writer.sync()
+    writer.close()
+    assert [(row['step'], row['loss']) for row in read_metrics(tmp_path)] == [
+        (1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0),
+    ]  # fmt: skip

@@ -1,0 +1,28 @@
+"""Files that are whole or absent, whatever moment a process dies at."""
+
+import contextlib
+import io
+import os
+
+from etils import epath
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+    """Replaces the file at `path` in one move: a reader finds the old text or all of the new."""
+    path = epath.Path(path)
+    temporary = path.with_name(f'{path.name}.tmp')
+    with temporary.open('w') as file:
+        file.write(text)
+        flush_to_disk(file)
+    temporary.replace(path)
+
+
+def flush_to_disk(file) -> None:
+    """Flushes an open file and, where it is a local one, waits until it would survive a power cut.
+
+    Raises:
+      OSError: the disk is full, or failed.
+    """
+    file.flush()
+    with contextlib.suppress(io.UnsupportedOperation, AttributeError):  # a file in a bucket
+        os.fsync(file.fileno())
