@@ -16,6 +16,7 @@ MODES = {
     'pretrain': 'simclr_jax.train.loop',
     'linear_eval': 'simclr_jax.evaluate.run',
     'knn': 'simclr_jax.evaluate.run',
+    'preview': 'simclr_jax.report.preview',
     'bench': 'simclr_jax.tools.bench',
 }
 

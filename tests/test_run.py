@@ -28,7 +28,7 @@ def test_help_names_every_mode_and_the_first_command():
     result = run('--help')
     assert result.returncode == 0
     assert 'python run.py --config=configs/simclr_digits.py' in result.stdout
-    for mode in ('pretrain', 'linear_eval', 'knn'):
+    for mode in ('pretrain', 'linear_eval', 'knn', 'preview'):
         assert mode in result.stdout
 
 

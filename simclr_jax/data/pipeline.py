@@ -65,17 +65,11 @@ def train_batches(
         index, serialized = tf.numpy_function(read, [step], (tf.int64, tf.string))
         index.set_shape([rows.stop - rows.start])
         serialized.set_shape([rows.stop - rows.start])
-        step_seed = tf.random.experimental.stateless_fold_in(
-            tf.constant([seed, 0], tf.int64), step, alg='philox'
+        parameters = tuple(
+            {name: values[rows] for name, values in drawn.items()}
+            for drawn in draw_parameters(views, seed, step, batch_size)
         )
-        parameters = []
-        for view, recipe in enumerate(views):
-            view_seed = tf.random.experimental.stateless_fold_in(
-                step_seed, _VIEW_SEEDS + view, alg='philox'
-            )
-            drawn = tf_ops.sample_parameters(recipe, view_seed, batch_size)
-            parameters.append({name: values[rows] for name, values in drawn.items()})
-        return {'index': index, **_parse(serialized, source)}, tuple(parameters)
+        return {'index': index, **_parse(serialized, source)}, parameters
 
     def batch_of_views(batch, parameters):
         images = _decode_small(batch.pop('image'), source.image_shape)
@@ -111,6 +105,24 @@ def train_batches(
         dataset = dataset.unbatch().map(views_of_one, parallel, deterministic=True)
         dataset = dataset.batch(rows.stop - rows.start, drop_remainder=True)
     return _iterate(dataset, workers)
+
+
+def draw_parameters(
+    views: tuple[ViewRecipe, ...], seed: int, step: int | tf.Tensor, batch_size: int
+) -> tuple[tf_ops.Parameters, ...]:
+    """Returns what `train_batches` draws for every view of the batch at `step`."""
+    # The type of what is folded in changes the draws, so a plain number is made one of tf.data's.
+    step_seed = tf.random.experimental.stateless_fold_in(
+        tf.constant([seed, 0], tf.int64), tf.cast(step, tf.int64), alg='philox'
+    )
+    return tuple(
+        tf_ops.sample_parameters(
+            recipe,
+            tf.random.experimental.stateless_fold_in(step_seed, _VIEW_SEEDS + view, alg='philox'),
+            batch_size,
+        )
+        for view, recipe in enumerate(views)
+    )
 
 
 def eval_batches(
@@ -170,6 +182,13 @@ def read_images(
     encoded = _parse(tf.constant(source.read(indices)), source)['image']
     channels = source.image_shape[-1]
     return np.stack([_central_view(one, image_size, crop, channels) for one in encoded])
+
+
+def read_whole_images(source: Source, indices: np.ndarray) -> list[np.ndarray]:
+    """Returns a few examples as they are stored, each `[height, width, channel]` uint8."""
+    encoded = _parse(tf.constant(source.read(indices)), source)['image']
+    channels = source.image_shape[-1]
+    return [tf.io.decode_image(one, channels, expand_animations=False).numpy() for one in encoded]
 
 
 def _central_view(encoded: tf.Tensor, image_size: int, crop: float, channels: int) -> tf.Tensor:
