@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 
 METHODS = ('simclr', 'byol', 'moco', 'moco_v3')
+LINEAR_PROTOCOLS = ('fast', 'simclr', 'byol', 'moco_v2', 'moco_v3')
 ENCODERS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet_tiny')
 
 
@@ -128,6 +129,10 @@ def default() -> ConfigDict:
     config.eval.baselines = True  # also the untrained encoder and raw pixels
 
     config.linear_eval = ConfigDict()
+    config.linear_eval.protocol = 'fast'  # regression on features; a paper's: evaluate/published.py
+    config.linear_eval.epochs = 0.0  # of a paper's protocol; 0 is its own number
+    config.linear_eval.batch_size = 0  # likewise
+    config.linear_eval.learning_rates = ()  # likewise, before scaling; () are its own
     config.linear_eval.labels_per_class = (10, 1)  # beside all labels
     config.linear_eval.draws = 5  # random subsets, for mean and standard deviation
 

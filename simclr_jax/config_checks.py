@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax.config import (
     ENCODERS,
+    LINEAR_PROTOCOLS,
     METHODS,
     ConfigError,
     did_you_mean,
@@ -28,6 +29,7 @@ _CHOICES = {
     'optimizer.name': ('lars', 'sgd', 'adamw'),
     'optimizer.learning_rate_scaling': ('linear', 'sqrt', 'none'),
     'optimizer.schedule': ('cosine', 'one_cycle', 'steps'),
+    'linear_eval.protocol': LINEAR_PROTOCOLS,
 }
 _POSITIVE = (
     'epochs',
@@ -69,6 +71,8 @@ _NOT_NEGATIVE = (
     'optimizer.warmup_epochs',
     'optimizer.weight_decay',
     'probe.learning_rate',
+    'linear_eval.epochs',
+    'linear_eval.batch_size',
 )
 _UNIT = (
     'health.patience',
@@ -111,6 +115,9 @@ def validate(config: ConfigDict) -> None:
     for field in ('linear_eval.labels_per_class', 'knn.labels_per_class'):
         ok = all(isinstance(n, int) and n > 0 for n in fields[field])
         check(ok, field, 'must hold whole numbers above 0, as (10, 1)')
+    rates = fields['linear_eval.learning_rates']
+    ok = all(isinstance(r, (int, float)) and 0 < r < math.inf for r in rates)
+    check(ok, 'linear_eval.learning_rates', 'must hold numbers above 0, as (0.1, 0.3)')
     for mode in fields['eval.after_pretrain']:
         ok = mode in ('linear_eval', 'knn')
         check(ok, 'eval.after_pretrain', "must hold 'linear_eval', 'knn', both or nothing")

@@ -8,6 +8,8 @@ import os
 import pathlib
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from simclr_jax.config import ConfigError
 
 BUILT_HERE = ('digits',)  # data sets that this package makes where they are missing
@@ -42,10 +44,13 @@ def check_prepared(dataset: str, data_dir: str) -> None:
     """
     if dataset in BUILT_HERE or '://' in data_dir:  # a bucket is looked at when it is opened
         return
-    name = dataset.partition(':')[0].partition('/')[0]  # without a version or a builder's config
+    builder = dataset.partition(':')[0]  # without a version
+    name = builder.partition('/')[0]  # without a builder's config
     folder = default_data_dir(data_dir) / name
     infos = sorted(folder.glob('**/dataset_info.json'))
-    prepare = f'tfds build {name} --file_format=array_record --data_dir={folder.parent}'
+    if name == 'imagenet100':  # TFDS does not know it; it is made of imagenet2012
+        builder = pathlib.Path(__file__).with_name('imagenet100.py')
+    prepare = f'tfds build {builder} --file_format=array_record --data_dir={folder.parent}'
     if not infos:
         raise ConfigError(
             f'data.dataset={dataset!r}: is not prepared under {folder.parent}; prepare it with '
@@ -63,6 +68,13 @@ def default_data_dir(data_dir: str) -> pathlib.Path:
     """Returns `data_dir`, or where TFDS keeps data by default."""
     default = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
     return pathlib.Path(data_dir or default).expanduser()
+
+
+def subset(source: Source, indices: np.ndarray) -> Source:
+    """Returns the source of those records alone, in the order of `indices` `[n]`."""
+    return dataclasses.replace(
+        source, read=lambda chosen: source.read(indices[chosen]), num_examples=len(indices)
+    )
 
 
 def open_source(dataset: str, data_dir: str, split: str) -> Source:

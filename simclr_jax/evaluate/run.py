@@ -1,5 +1,6 @@
 """`--mode=linear_eval` and `--mode=knn`, and what pretraining ends with: probes and the report."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,13 @@ from simclr_jax.evaluate.features import Features, extract_features
 from simclr_jax.evaluate.knn import knn_eval, nearest_neighbours
 from simclr_jax.evaluate.linear import linear_eval as fit_linear
 from simclr_jax.evaluate.projection import project_2d
+from simclr_jax.evaluate.published import (
+    HELD_OUT_FRACTION,
+    LinearTrainer,
+    Protocol,
+    published_linear_eval,
+    published_protocol,
+)
 from simclr_jax.report.html import format_table, write_report
 from simclr_jax.report.writer import read_metrics
 from simclr_jax.train.checkpoint import Checkpoints
@@ -47,6 +55,7 @@ def _evaluate_workdir(config: ConfigDict, workdir: str, probe: str) -> None:
     check_same_run(config, saved.read_text(), workdir)
     with hold(workdir):
         run = prepare(config)
+        check_protocol(run)
         checkpoints = Checkpoints(workdir, config.checkpoint.keep)
         step = checkpoints.latest_step()
         if step is None:
@@ -88,7 +97,9 @@ def evaluate(
     test = _features(run, state, test_source)
     if run.source.num_classes and test_source.num_classes:
         for probe in probes:
-            result[probe] = _probe(probe, run, train, test)
+            result[probe] = _probe(probe, run, state, train, test)
+        if 'linear_eval' in probes:
+            result['linear_eval_protocol'] = run.config.linear_eval.protocol
     else:
         print(f'{data.dataset} has no labels: nothing to evaluate against', flush=True)
     if parallel.is_main_process():
@@ -128,9 +139,13 @@ def _features(run: Run, state: TrainState, source: sources.Source) -> Features:
     )
 
 
-def _probe(probe: str, run: Run, train: Features, test: Features) -> dict[str, dict]:
+def _probe(
+    probe: str, run: Run, state: TrainState, train: Features, test: Features
+) -> dict[str, dict]:
     """Returns name of the feature to labels a class ('all', '10', ...) to `mean` and `std`."""
     settings = run.config[probe]
+    if probe == 'linear_eval' and settings.protocol != 'fast':
+        return {'encoder': {'all': _published(run, state, train, test)}}
     options = {
         'num_classes': run.source.num_classes,
         'labels_per_class': ('all', *settings.labels_per_class),
@@ -145,6 +160,67 @@ def _probe(probe: str, run: Run, train: Features, test: Features) -> dict[str, d
         name: function(values, train.labels, test.values[name], test.labels, **options)
         for name, values in train.values.items()
     }
+
+
+def check_protocol(run: Run) -> Protocol | None:
+    """Returns the paper's protocol that `linear_eval` names; None for the fast probe.
+
+    Raises:
+      ConfigError: its batch does not divide over the devices, or there are fewer examples.
+    """
+    config, settings = run.config, run.config.linear_eval
+    if settings.protocol == 'fast':
+        return None
+    protocol = published_protocol(
+        settings.protocol,
+        config.model.encoder,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rates=settings.learning_rates,
+    )
+    # Where pretraining never mirrors, a mirrored image is another thing.
+    flip = min(protocol.view.flip_probability, config.augment.view1.flip_probability)
+    view = dataclasses.replace(protocol.view, flip_probability=flip)
+    parallel.check_batch_size('linear_eval.batch_size', protocol.batch_size, run.mesh)
+    if protocol.batch_size > (1 - HELD_OUT_FRACTION) * run.source.num_examples:
+        raise config_lib.ConfigError(
+            f'linear_eval.batch_size={settings.batch_size}: is {protocol.batch_size} in the '
+            f'protocol, but {config.data.dataset} has {run.source.num_examples} examples, of which '
+            'a fifth may be held out; give fewer'
+        )
+    return dataclasses.replace(protocol, view=view)
+
+
+def _published(run: Run, state: TrainState, train: Features, test: Features) -> dict:
+    from simclr_jax.data import pipeline
+
+    config, protocol = run.config, check_protocol(run)
+
+    def batches(examples, total_steps):
+        return pipeline.train_batches(
+            sources.subset(run.source, examples),
+            (protocol.view,),
+            seed=config.seed,
+            batch_size=protocol.batch_size,
+            image_size=config.data.image_size,
+            start_step=0,
+            total_steps=total_steps,
+            rows=parallel.local_rows(protocol.batch_size),
+            workers=config.data.workers,
+        )
+
+    trainer = LinearTrainer(
+        run.method.encoder,
+        state.encoder_variables(),
+        protocol,
+        run.mesh,
+        run.source.num_classes,
+        mean=config.data.mean,
+        std=config.data.std,
+        seed=config.seed,
+    )
+    features = train.values['encoder'], train.labels, test.values['encoder'], test.labels
+    return published_linear_eval(trainer, batches, *features)
 
 
 def _report(

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from simclr_jax import config as config_lib
 from simclr_jax import files, interruption, parallel
 from simclr_jax.config_loading import check_same_run
-from simclr_jax.evaluate.run import evaluate
+from simclr_jax.evaluate.run import check_protocol, evaluate
 from simclr_jax.optim.factory import excluded_names
 from simclr_jax.report.writer import MetricWriter, Progress, read_metrics
 from simclr_jax.train.checkpoint import Checkpoints
@@ -35,6 +35,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     with hold(workdir):
         claim_workdir(config, workdir)
         run = prepare(config)
+        check_protocol(run)
         _say(_describe(run, workdir))
         state, pretrain, views = train(run, workdir)
         evaluate(run, workdir, state, config.eval.after_pretrain, pretrain, views)

@@ -125,3 +125,17 @@ def test_evaluation_by_itself_adds_to_the_results(undisturbed, data_dir):
     # scikit-learn's cosine neighbours on the pixels of this split: the same figure.
     assert abs(result['knn']['raw_pixels']['all']['mean'] - 0.98) < 0.015
     assert 'raw pixels' in output
+
+
+def test_a_papers_linear_evaluation_has_the_layout_of_the_fast_one(undisturbed, data_dir):
+    workdir, _ = undisturbed
+    fields = {'protocol': 'byol', 'epochs': 10, 'batch_size': 64, 'learning_rates': (0.004, 4.0)}
+    options = [f'--config.linear_eval.{name}={value}' for name, value in fields.items()]
+    output = finish(start(workdir, data_dir, '--mode=linear_eval', *options))
+    result = json.loads((workdir / 'result.json').read_text())
+    assert result['linear_eval_protocol'] == 'byol'
+    found = result['linear_eval']['encoder']['all']
+    assert found['mean'] > 0.8 and found['std'] == 0
+    held_out = found['held_out']
+    assert held_out['4.0'] > held_out['0.004'] + 0.2 and found['learning_rate'] == 4.0
+    assert f'{100 * found["mean"]:.1f}' in output

@@ -1,0 +1,255 @@
+"""Linear evaluation as the papers have it: SGD on augmented images, the encoder frozen."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from simclr_jax import parallel
+from simclr_jax.augment.recipe import ViewRecipe
+from simclr_jax.evaluate import subsets
+from simclr_jax.methods.base import Tree
+from simclr_jax.optim.schedules import scaled_learning_rate, warmup_cosine, warmup_step_decay
+from simclr_jax.report.writer import Progress
+from simclr_jax.train.step import normalize_images
+
+# What is held out of the training labels where several rates are compared: BYOL's 10,009 of
+# ImageNet's 1.28 million, at most a fifth of a smaller set.
+HELD_OUT = 10_009
+HELD_OUT_FRACTION = 0.2
+_PROGRESS_LINES = 20  # of a training
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a paper trains its linear classifier."""
+
+    epochs: float
+    batch_size: int
+    learning_rates: tuple[float, ...]  # before scaling; of several, a held-out part chooses one
+    view: ViewRecipe  # of the training images; evaluation sees central crops
+    scaling: str = 'linear'  # of the rate with the batch, as `optimizer.learning_rate_scaling`
+    nesterov: bool = False
+    weight_decay: float = 0.0  # of kernel and bias
+    decay_at: tuple[float, ...] = ()  # shares of the run where the rate drops to a tenth; () cosine
+    kernel_std: float | None = 0.01  # of the normal initialization; None is 1 / sqrt(dim)
+
+
+_CROP_AND_FLIP = ViewRecipe(jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0)
+_TORCHVISION = dataclasses.replace(
+    _CROP_AND_FLIP, crop_sampler='torchvision', interpolation='bilinear'
+)
+
+# Momentum is 0.9 in all of them. Two originals change the rate once an epoch (MoCo), here a cosine
+# falls at every step; the original SimCLR normalizes by each batch's statistics (`model_util.py`
+# leaves `is_training` on), here every encoder is in evaluation mode.
+PROTOCOLS = {
+    # google-research/simclr, README: `--zero_init_logits_layer=True`, ImageNet and CIFAR-10.
+    'simclr': Protocol(
+        epochs=90.0,
+        batch_size=4096,
+        learning_rates=(0.1,),
+        view=_CROP_AND_FLIP,
+        nesterov=True,
+        weight_decay=1e-6,
+        kernel_std=0.0,
+    ),
+    # deepmind-research, byol/configs/eval.py. Its README names a sweep over five rates, of which
+    # the file has one; the others are from memory of the paper (appendix C.1), as is the batch.
+    'byol': Protocol(
+        epochs=80.0,
+        batch_size=1024,
+        learning_rates=(0.4, 0.3, 0.2, 0.1, 0.05),
+        view=dataclasses.replace(_CROP_AND_FLIP, crop_sampler='byol'),
+        nesterov=True,
+        kernel_std=None,
+    ),
+    # facebookresearch/moco, main_lincls.py; v1 and v2 alike.
+    'moco_v2': Protocol(
+        epochs=100.0,
+        batch_size=256,
+        learning_rates=(30.0,),
+        view=_TORCHVISION,
+        scaling='none',
+        decay_at=(0.6, 0.8),
+    ),
+    # facebookresearch/moco-v3, main_lincls.py.
+    'moco_v3': Protocol(epochs=90.0, batch_size=1024, learning_rates=(0.1,), view=_TORCHVISION),
+}
+# CONFIG.md: `-a vit_small --lr=3`.
+_MOCO_V3_VIT = dataclasses.replace(PROTOCOLS['moco_v3'], learning_rates=(3.0,))
+
+
+def published_protocol(name: str, encoder: str, **changes: Any) -> Protocol:
+    """The protocol of that name, with those `changes` to its fields that are not 0 or empty.
+
+    MoCo v3 has a rate of its own where the encoder is a ViT.
+    """
+    protocol = PROTOCOLS[name]
+    if name == 'moco_v3' and encoder.startswith('vit'):
+        protocol = _MOCO_V3_VIT
+    return dataclasses.replace(protocol, **{k: v for k, v in changes.items() if v})
+
+
+def published_linear_eval(
+    trainer: 'LinearTrainer',
+    batches: Callable[[np.ndarray, int], Iterator[dict[str, np.ndarray]]],
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+) -> dict[str, Any]:
+    """Test accuracy in [0, 1] of the trainer's classifier.
+
+    Where its protocol has several rates, each is trained without a held-out part of the training
+    labels, and the one that is best there is trained again on all. Test labels are only counted.
+
+    Args:
+      trainer: trains the classifiers.
+      batches: from the examples to train on `[n]` and a number of steps to batches of `image`
+        `[batch, 1, height, width, channel]` uint8 and `label` `[batch]` of that many steps.
+      train_features: of the central crops of all training examples, `[n, dim]`.
+      train_labels: `[n]`; -1 where there is none.
+      test_features: of the central crops, `[n, dim]`.
+      test_labels: `[n]`.
+
+    Returns:
+      `mean` (the accuracy), `std` (0: one run), `learning_rate`, and `held_out`: the accuracy of
+      every rate that was compared, by the rate.
+    """
+    labelled = np.flatnonzero(train_labels != subsets.UNLABELLED)
+    rates, held_out = trainer.protocol.learning_rates, {}
+    if len(rates) > 1:
+        fraction = min(HELD_OUT_FRACTION, HELD_OUT / len(labelled))
+        split = subsets.holdout_split(train_labels[labelled], fraction, trainer.seed)
+        kept, out = (labelled[part] for part in split)
+        classifiers = trainer.train(batches, kept, rates)
+        found = _accuracies(classifiers, train_features[out], train_labels[out])
+        held_out = {str(rate): float(value) for rate, value in zip(rates, found, strict=True)}
+        rates = (rates[int(np.argmax(found))],)
+    classifiers = trainer.train(batches, labelled, rates)
+    test, test_labels = subsets.drop_unlabelled(test_features, test_labels)
+    (accuracy,) = _accuracies(classifiers, test, test_labels)
+    return {
+        'mean': float(accuracy),
+        'std': 0.0,
+        'learning_rate': rates[0],
+        'held_out': held_out,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearTrainer:
+    """Trains a classifier for every rate at once: the encoder's forward pass is shared.
+
+    Attributes:
+      encoder: the linen module.
+      variables: what it is applied with, in evaluation mode.
+      protocol: the numbers.
+      mesh: the devices.
+      num_classes: how many there are.
+      mean: subtracted from pixels in [0, 1].
+      std: divides them.
+      seed: of the initialization, and of what is held out.
+    """
+
+    encoder: Any
+    variables: Tree
+    protocol: Protocol
+    mesh: Mesh
+    num_classes: int
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    seed: int = 0
+
+    def train(self, batches, examples: np.ndarray, rates: tuple[float, ...]) -> Tree:
+        """Returns `kernel` `[rate, dim, class]` and `bias` `[rate, 1, class]`."""
+        protocol = self.protocol
+        total_steps = max(1, round(protocol.epochs * (len(examples) // protocol.batch_size)))
+        peaks = [scaled_learning_rate(r, protocol.batch_size, protocol.scaling) for r in rates]
+        step = self._make_step(total_steps, peaks)
+        every, progress = -(-total_steps // _PROGRESS_LINES), Progress(total_steps)
+        params = opt_state = None
+        for number, batch in enumerate(batches(examples, total_steps), 1):
+            batch = {name: batch[name] for name in ('image', 'label')}
+            batch = parallel.put_batch(batch, self.mesh)
+            if params is None:
+                params, opt_state = self._init(batch['image'], len(rates))
+            params, opt_state, loss = step(self.variables, params, opt_state, batch)
+            if number % every == 0:  # waits for the devices, so that no more batches pile up there
+                loss = float(loss.min())
+                if parallel.is_main_process():
+                    progress.update(number, {'loss': loss})
+        progress.finish()
+        return jax.device_get(params)
+
+    def _features(self, variables: Tree, images: jax.Array) -> jax.Array:
+        images = normalize_images(images[:, 0], self.mean, self.std)
+        return self.encoder.apply(variables, images, train=False).astype(jnp.float32)
+
+    def _init(self, images: jax.Array, rates: int) -> tuple[Tree, Any]:
+        dim = jax.eval_shape(self._features, self.variables, images).shape[-1]
+        std = self.protocol.kernel_std
+        std = dim**-0.5 if std is None else std
+        kernel = std * jax.random.normal(jax.random.key(self.seed), (dim, self.num_classes))
+        params = {
+            'kernel': jnp.tile(kernel[None], (rates, 1, 1)),
+            'bias': jnp.zeros((rates, 1, self.num_classes)),
+        }
+        state = params, self._optimizer(optax.constant_schedule(1.0)).init(params)
+        return jax.device_put(state, parallel.replicated(self.mesh))
+
+    def _optimizer(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.add_decayed_weights(self.protocol.weight_decay),
+            optax.sgd(schedule, 0.9, self.protocol.nesterov),
+        )
+
+    def _make_step(self, total_steps: int, peaks: list[float]):
+        decay_steps = tuple(round(share * total_steps) for share in self.protocol.decay_at)
+        if decay_steps:
+            schedule = warmup_step_decay(1.0, 0, decay_steps)
+        else:
+            schedule = warmup_cosine(1.0, 0, total_steps)
+        tx = self._optimizer(schedule)
+        peaks = jnp.asarray(peaks)[:, None, None]
+
+        def step(variables, params, opt_state, batch):
+            features = self._features(variables, batch['image'])
+
+            def loss(params):
+                # A sum over the rates: the gradient of each is its own.
+                logits = _logits(params, features)
+                labels = jnp.broadcast_to(batch['label'][None], logits.shape[:2])
+                losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+                of_each = losses.mean(axis=1)
+                return of_each.sum(), of_each
+
+            gradient, losses = jax.grad(loss, has_aux=True)(params)
+            updates, opt_state = tx.update(gradient, opt_state, params)
+            updates = jax.tree.map(lambda update: update * peaks, updates)
+            return optax.apply_updates(params, updates), opt_state, losses
+
+        replicated = parallel.replicated(self.mesh)
+        return jax.jit(
+            step,
+            in_shardings=(replicated, replicated, replicated, parallel.batch_sharding(self.mesh)),
+            out_shardings=replicated,
+            donate_argnums=(1, 2),
+        )
+
+
+def _logits(params: Tree, features: jax.Array) -> jax.Array:
+    """`[rate, n, class]`."""
+    return jnp.einsum('nd,rdc->rnc', features, params['kernel']) + params['bias']
+
+
+def _accuracies(params: Tree, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The share that each of the classifiers gets right, `[rate]`."""
+    predicted = jnp.argmax(_logits(params, jnp.asarray(features)), axis=-1)
+    return np.mean(np.asarray(predicted) == labels[None], axis=1)
