@@ -5,10 +5,9 @@
 Needs ImageNet: its two archives in the `downloads/manual` folder of the TFDS data directory, then
 `tfds build imagenet2012 --file_format=array_record`.
 
-Paper: Chen et al. 2021, https://arxiv.org/abs/2104.02057. Batch 4096; hours and hardware were not
-looked up. Published linear top-1: 68.9 % (100 epochs, the default), 72.8 % (300), 74.6 % (1,000);
-not run here yet. That the last scale of each residual block starts at 0 is from memory of the
-original, not read in its code. What the views do not imitate is listed in `augment/recipe.py`.
+Paper: Chen et al. 2021, https://arxiv.org/abs/2104.02057. Batch 4096 on 16 V100s of 32 GB; hours
+are not published. Published linear top-1: 68.9 % (100 epochs, the default), 72.8 % (300), 74.6 %
+(1,000); not run here yet. What the views do not imitate is listed in `augment/recipe.py`.
 """
 
 from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS

@@ -10,7 +10,9 @@ import runpy
 import pytest
 
 from simclr_jax import config as config_lib
+from simclr_jax.config import LINEAR_PROTOCOLS
 from simclr_jax.config_loading import load as load_config
+from simclr_jax.evaluate.published import published_protocol
 from simclr_jax.optim.schedules import scaled_learning_rate
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
@@ -220,7 +222,71 @@ MOCO_V3_CIFAR = {
     'moco_v3.base_decay': 0.99,
 }
 
+IMAGENETTE = {
+    'data.dataset': 'imagenette/160px-v2',
+    'data.train_split': 'train',
+    'data.test_split': 'validation',
+    'data.image_size': 128,
+    'batch_size': 256,
+    'model.encoder': 'resnet18',
+    'model.stem': 'auto',
+    'model.zero_init_last_scale': False,
+}
+# deepmind-research/byol: README, "Setup for fast iteration".
+BYOL_IMAGENETTE = views(crop_area=(0.08, 1.0), crop_sampler='byol', brightness_mode='additive') | {
+    'epochs': 1000.0,
+    'model.padding': 'same',
+    'peak': 2.0,
+    'optimizer.weight_decay': 1e-6,
+    'byol.base_decay': 0.996,
+}
+# lightly: imagenette_benchmark.py, transforms/simclr_transform.py.
+SIMCLR_IMAGENETTE = (
+    {
+        'method': 'simclr',
+        'epochs': 800.0,
+        'simclr.temperature': 0.5,
+        'simclr.num_layers': 2,
+        'simclr.hidden_dim': 512,
+        'simclr.output_dim': 128,
+        'simclr.loss_scale': 1.0,
+        'model.padding': 'torch',
+        'optimizer.name': 'sgd',
+        'optimizer.momentum': 0.9,
+        'optimizer.nesterov': False,
+        'optimizer.weight_decay': 5e-4,
+        'optimizer.exclude_bias_and_norm': False,
+        'optimizer.warmup_epochs': 0.0,
+        'optimizer.schedule': 'cosine',
+        'peak': 0.06,
+    }
+    | jitter(0.8, 0.8, 0.8, 0.2)
+    | views(crop_area=(0.08, 1.0), crop_sampler='torchvision', interpolation='bilinear')
+    | views(jitter_probability=0.8, blur_probability=0.5, blur_sigma=(0.1, 2.0))
+    | views(solarize_probability=0.0, grayscale_probability=0.2, flip_probability=0.5)
+)
+# solo-learn: scripts/pretrain/imagenet-100; rates are the originals'.
+IMAGENET100 = {'data.dataset': 'imagenet100', 'model.encoder': 'resnet18'}
+IMAGENET100 |= {'batch_size': 256, 'epochs': 400.0}
+SIMCLR_IMAGENET100 = {
+    'simclr.temperature': 0.2,
+    'simclr.num_layers': 2,
+    'simclr.hidden_dim': 512,
+    'peak': 1.2,
+}
+BYOL_IMAGENET100 = {'peak': 2.0, 'optimizer.weight_decay': 1e-6, 'byol.base_decay': 0.99}
+
 RECIPES = {  # (config, preset) -> {field: value}
+    ('simclr_imagenette', ''): IMAGENETTE | IMAGENET_MEAN | SIMCLR_IMAGENETTE,
+    ('byol_imagenette', ''): BYOL | IMAGENETTE | IMAGENET_MEAN | BLUR_OF_BYOL | BYOL_IMAGENETTE,
+    ('simclr_imagenet100', ''): (
+        SIMCLR | IMAGENET | RAW | jitter(0.8, 0.8, 0.8, 0.2) | SIMCLR_IMAGENET
+    )
+    | IMAGENET100
+    | SIMCLR_IMAGENET100,
+    ('byol_imagenet100', ''): (BYOL | IMAGENET | IMAGENET_MEAN | BLUR_OF_BYOL | BYOL_IMAGENET)
+    | IMAGENET100
+    | BYOL_IMAGENET100,
     ('simclr_imagenet', ''): SIMCLR | IMAGENET | RAW | jitter(0.8, 0.8, 0.8, 0.2) | SIMCLR_IMAGENET,
     ('simclr_cifar10', ''): SIMCLR | CIFAR | RAW | jitter(0.4, 0.4, 0.4, 0.1) | SIMCLR_CIFAR,
     ('byol_imagenet', '40'): byol_imagenet(40.0, 0.45, 1e-6, 0.97),
@@ -260,13 +326,45 @@ def test_a_recipe_has_the_published_numbers(name, preset):
 
 def test_no_recipe_is_missing():
     shipped = set()
-    for data in ('imagenet', 'cifar10'):
-        for path in CONFIGS.glob(f'*_{data}.py'):
+    for path in CONFIGS.glob('*.py'):
+        if not path.stem.endswith('_digits'):
             module = runpy.run_path(str(path))
             takes_preset = inspect.signature(module['get_config']).parameters
             presets = module['PRESETS'] if takes_preset else ('',)
             shipped |= {(path.stem, preset) for preset in presets}
     assert shipped == set(RECIPES)
+
+
+# The papers' linear classifiers: epochs, batch, rates, what they are times at that batch, decay.
+PROTOCOLS = {
+    'simclr': (90.0, 4096, (0.1,), 16.0, 1e-6),  # SimCLR's README:136-146
+    'byol': (80.0, 1024, (0.4, 0.3, 0.2, 0.1, 0.05), 4.0, 0.0),  # configs/eval.py, and the paper
+    'moco_v2': (100.0, 256, (30.0,), 1.0, 0.0),  # MoCo's main_lincls.py
+    'moco_v3': (90.0, 1024, (0.1,), 4.0, 0.0),  # MoCo v3's main_lincls.py
+}
+
+
+@pytest.mark.parametrize('name', PROTOCOLS)
+def test_a_linear_evaluation_has_the_published_numbers(name):
+    epochs, batch_size, rates, factor, weight_decay = PROTOCOLS[name]
+    protocol = published_protocol(name, 'resnet50')
+    assert (protocol.epochs, protocol.batch_size) == (epochs, batch_size)
+    assert protocol.learning_rates == rates and protocol.weight_decay == weight_decay
+    assert scaled_learning_rate(1.0, batch_size, protocol.scaling) == factor
+    assert protocol.nesterov == (name in ('simclr', 'byol'))
+    assert protocol.decay_at == ((0.6, 0.8) if name == 'moco_v2' else ())  # 60 and 80 of 100
+    assert protocol.kernel_std == {'simclr': 0.0, 'byol': None}.get(name, 0.01)
+    view, original = protocol.view, 'torchvision' if 'moco' in name else name
+    assert view.crop_area == (0.08, 1.0) and view.flip_probability == 0.5
+    assert view.crop_sampler == {'simclr': 'tensorflow'}.get(original, original)
+    assert view.interpolation == ('bilinear' if 'moco' in name else 'bicubic')
+    for operation in ('jitter', 'grayscale', 'blur', 'solarize'):
+        assert getattr(view, f'{operation}_probability') == 0
+
+
+def test_a_vit_has_moco_v3s_other_rate():
+    assert published_protocol('moco_v3', 'vit_s16').learning_rates == (3.0,)  # CONFIG.md
+    assert set(LINEAR_PROTOCOLS) == {'fast', *PROTOCOLS}
 
 
 @pytest.mark.parametrize('name', sorted({name for name, _ in RECIPES}))

@@ -1,0 +1,45 @@
+"""SimCLR on Imagenette, ten classes of ImageNet: the recipe of Lightly's benchmark.
+
+    python run.py --config=configs/simclr_imagenette.py --workdir=...
+
+Needs Imagenette, once: `tfds build imagenette/160px-v2 --file_format=array_record` (100 MB).
+
+Paper: Chen et al. 2020, https://arxiv.org/abs/2002.05709, which has no Imagenette run. Numbers are
+those of lightly-ai/lightly, docs/source/getting_started/benchmarks/imagenette_benchmark.py:
+torchvision's ResNet-18 at 128 pixels, SGD without warm-up or exclusions, 800 epochs of batch 256,
+temperature 0.5. Published there: 88.9 % by k-NN (one run, the best epoch on the test images) in 194
+minutes on one A6000; not run here yet. Both views go through batch normalization together here, one
+after the other there.
+"""
+
+import dataclasses
+
+from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS
+from simclr_jax.config import default, set_views
+
+
+def get_config():
+    config = default()
+    config.batch_size = 256
+    config.epochs = 800.0
+    config.data.dataset = 'imagenette/160px-v2'
+    config.data.test_split = 'validation'
+    config.data.image_size = 128
+    config.data.mean = (0.485, 0.456, 0.406)
+    config.data.std = (0.229, 0.224, 0.225)
+    simclr, _ = VIEW_PRESETS['simclr']
+    views = dataclasses.replace(simclr, crop_sampler='torchvision', interpolation='bilinear')
+    set_views(config, views)
+    config.model.encoder = 'resnet18'
+    config.model.zero_init_last_scale = False
+    config.simclr.temperature = 0.5
+    config.simclr.num_layers = 2
+    config.simclr.hidden_dim = 512
+    config.simclr.output_dim = 128
+    config.optimizer.name = 'sgd'
+    config.optimizer.learning_rate = 0.06
+    config.optimizer.warmup_epochs = 0.0
+    config.optimizer.weight_decay = 5e-4
+    config.optimizer.exclude_bias_and_norm = False
+    config.linear_eval.batch_size = 256
+    return config
