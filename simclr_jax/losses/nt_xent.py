@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.losses.checks import check_pairs, check_temperature
 from simclr_jax.losses.normalize import l2_normalize
 
 
@@ -17,14 +18,8 @@ def nt_xent(projections: jax.Array, temperature: float) -> jax.Array:
     Raises:
       ValueError: the projections are not `[batch, 2, dim]`, or the temperature is not positive.
     """
-    if projections.ndim != 3 or projections.shape[1] != 2:
-        raise ValueError(
-            f'projections has shape {projections.shape}; it must be [batch, view, dim] with 2 views'
-        )
-    # A traced temperature has no value to look at.
-    if not isinstance(temperature, jax.core.Tracer) and temperature <= 0:
-        raise ValueError(f'temperature={temperature}; it must be positive, as 0.1 is')
-
+    check_pairs(projections)
+    check_temperature(temperature)
     batch = projections.shape[0]
     z = l2_normalize(projections)
     positive = jnp.sum(z[:, 0] * z[:, 1], axis=-1) / temperature  # [batch]; the same for both views

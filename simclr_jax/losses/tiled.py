@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from simclr_jax.losses.checks import check_pairs, check_temperature, is_known
 from simclr_jax.losses.normalize import l2_normalize
 
-# Logits of unit rows lie in [-1/T, 1/T]. From this temperature on, float32 holds exp(logit - 1/T)
-# of the least of them (e^-67) and of what is 20 nats below it, so that one exponential serves the
-# row and the column, and no maximum is looked for. Below it, each row keeps its running maximum.
-_LOWEST_FIXED_SHIFT = 0.03
+# Logits of unit rows lie in [-1/T, 1/T]. From this temperature on, float32 holds the exponentials
+# of all of them (e^-33 to e^33) and their sums, so that no maximum is looked for and one
+# exponential serves its row and its column. Below it, each row keeps its running maximum.
+_LOWEST_PLAIN = 0.03
 _FLOOR = -1e30  # below every logit, and finite: a difference of two infinities is NaN
 
 
@@ -28,50 +29,49 @@ def tiled_nt_xent(
     """The value and the gradients of `nt_xent` of `[batch, view=2, dim]`, a float32 scalar.
 
     The logits live in tiles of at most `tile` x `tile`, and the backward pass computes them again.
-    On one device each pair of tiles that mirror one another is one product. With a `mesh`, the
-    batch is sharded over `axis` (by default over all axes): every device gathers all rows, computes
-    the logits of its own, and scatters its part of the gradient of the others'.
+    Two tiles that mirror one another are one product, where the temperature is a number of at least
+    0.03. With a `mesh`, the batch is sharded over `axis` (by default over all axes): every device
+    gathers all rows, and scatters what its tiles give to the others' sums and gradients.
 
     Raises:
       ValueError: the projections are not `[batch, 2, dim]`, the batch does not divide by the
         devices, the temperature is not positive, or the tile is below 2.
     """
+    check_pairs(projections)
+    check_temperature(temperature)
     axes = () if mesh is None else mesh.axis_names if axis is None else (axis,)
     devices = math.prod(mesh.shape[name] for name in axes)
-    _check(projections, temperature, tile, devices)
-    if devices > 1:
-
-        def local_loss(projections, temperature):
-            losses = _losses(projections, temperature, tile, axes)
-            return lax.pmean(jnp.mean(losses), axes)
-
-        loss = jax.shard_map(local_loss, mesh=mesh, in_specs=(P(axes), P()), out_specs=P())
-        return loss(projections, jnp.asarray(temperature, jnp.float32))
-    # A traced temperature has no value to look at.
-    known = not isinstance(temperature, jax.core.Tracer)
-    if known and temperature >= _LOWEST_FIXED_SHIFT:
-        rows = 2 * projections.shape[0]
-        blocks = _split(projections.astype(jnp.float32), tile)
-        losses = _mirrored(blocks, rows, float(temperature)).reshape(-1)[:rows]
-    else:
-        losses = _losses(projections, temperature, tile, ())
-    return jnp.mean(losses)
-
-
-def _check(projections: jax.Array, temperature: float, tile: int, devices: int) -> None:
-    if projections.ndim != 3 or projections.shape[1] != 2:
-        raise ValueError(
-            f'projections has shape {projections.shape}; it must be [batch, view, dim] with 2 views'
-        )
     if projections.shape[0] % devices:
         raise ValueError(
             f'projections has a batch of {projections.shape[0]}, which does not divide by the '
             f'{devices} devices; make it a multiple of {devices}'
         )
-    if not isinstance(temperature, jax.core.Tracer) and temperature <= 0:
-        raise ValueError(f'temperature={temperature}; it must be positive, as 0.1 is')
     if tile < 2:
         raise ValueError(f'tile={tile}; it must hold the two rows of a pair, as 1024 does')
+    if devices == 1:
+        return jnp.mean(_losses(projections, temperature, tile, ()))
+
+    def local_loss(projections, temperature):
+        return lax.pmean(jnp.mean(_losses(projections, temperature, tile, axes)), axes)
+
+    # A traced temperature has no value to look at, and an array of one is traced in there.
+    if is_known(temperature):
+        known = float(temperature)
+        loss = jax.shard_map(
+            lambda x: local_loss(x, known), mesh=mesh, in_specs=P(axes), out_specs=P()
+        )
+        return loss(projections)
+    loss = jax.shard_map(local_loss, mesh=mesh, in_specs=(P(axes), P()), out_specs=P())
+    return loss(projections, jnp.asarray(temperature, jnp.float32))
+
+
+def _losses(projections, temperature, tile, axes):
+    """The losses `[batch * view]` of these rows, among those of all devices along `axes`."""
+    rows = 2 * projections.shape[0]
+    if is_known(temperature) and temperature >= _LOWEST_PLAIN:
+        blocks = _split(projections.astype(jnp.float32), tile)
+        return _mirrored(blocks, rows, float(temperature), axes).reshape(-1)[:rows]
+    return _running_losses(projections, temperature, tile, axes)
 
 
 def _split(x, tile):
@@ -119,75 +119,104 @@ def _padding_offset(count, size, rows):
     return jnp.where(real, 0.0, -jnp.inf).reshape(count, size)
 
 
-# One device: the tiles on and above the diagonal.
+# Temperatures known and not too low: each product serves its rows and its columns.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _mirrored(x, rows, temperature):
-    """The losses `[block, row]` of blocks, by tiles that serve their rows and their columns.
+def _half(every, first, i):
+    """How many blocks after its own block `i` is multiplied with, cyclically.
+
+    It leaves to the others the half that they share with it.
+    """
+    count = len(every)
+    # Of an even number of blocks, two are opposite one another.
+    return (count - 1) // 2 + jnp.where((count % 2 == 0) & (first + i < count // 2), 1, 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _mirrored(x, rows, temperature, axes):
+    """The losses `[block, row]` of blocks, of which the first `rows` rows are no padding.
 
     It takes rows not normalized yet, and finishes their gradient block by block: a batch of 8,192
     pairs is 8 MiB for each array that a chain of small functions would keep.
     """
-    return _mirrored_forward(x, rows, temperature)[0]
+    return _mirrored_forward(x, rows, temperature, axes)[0]
 
 
-def _mirrored_forward(x, rows, temperature):
-    shift = 1 / temperature
+def _gather(x, axes):
+    return lax.all_gather(x, axes, tiled=True) if axes else x
+
+
+def _scatter(x, axes):
+    return lax.psum_scatter(x, axes, tiled=True) if axes else x
+
+
+def _mirrored_forward(x, rows, temperature, axes):
     z = _unit_rows(x, temperature)
-    offset = _padding_offset(*x.shape[:2], rows) - shift  # of a column
+    every = _gather(z, axes)
+    first = lax.axis_index(axes) * len(x) if axes else 0
+    # A column of padding counts nothing. Sums along a tile are products: XLA's own are slower.
+    real = (jnp.arange(x.shape[0] * x.shape[1]) < rows).astype(jnp.float32).reshape(x.shape[:2])
+    every_real = jnp.tile(real, (len(every) // len(x), 1))
 
-    def row(i, carry):
-        sums, positives = carry
-        own = _block(z, i)
+    def row(i, sums):
+        own, own_real = _block(z, i), _block(real, i)
 
-        def column(j, carry):
+        def column(k, carry):
             sums, own_sum = carry
-            e = jnp.exp(_product(own, _block(z, j).T) + _block(offset, j)[None])
-            return _add_to_block(sums, j, jnp.sum(e, axis=0)), own_sum + jnp.sum(e, axis=1)
+            j = (first + i + k) % len(every)
+            e = jnp.exp(_product(own, _block(every, j).T))
+            own_sum += _product(e, _block(every_real, j))
+            return _add_to_block(sums, j, _product(own_real, e)), own_sum
 
-        e = jnp.exp(_product(own, own.T) + _block(offset, i)[None])
-        carry = sums, jnp.sum(_without_self(e, 0.0), axis=1)
-        sums, own_sum = lax.fori_loop(i + 1, len(z), column, carry)
-        positive = jnp.sum(own * _partners(own), axis=1)
-        return _add_to_block(sums, i, own_sum), _add_to_block(positives, i, positive)
+        e = _without_self(jnp.exp(_product(own, own.T)), 0.0)
+        carry = sums, _product(e, own_real)
+        stop = 1 + _half(every, first, i)
+        sums, own_sum = lax.fori_loop(1, stop, column, carry)
+        return _add_to_block(sums, first + i, own_sum)
 
-    zeros = jnp.zeros(offset.shape)
-    sums, positives = lax.fori_loop(0, len(z), row, (zeros, zeros))
-    return shift + jnp.log(sums) - positives, (x, sums)
+    sums = lax.fori_loop(0, len(z), row, jnp.zeros_like(every[..., 0]))
+    sums = _scatter(sums, axes)
+    positives = jnp.sum(z.reshape(len(x), -1, 2, x.shape[2]).prod(axis=2), axis=-1)
+    losses = jnp.log(sums) - jnp.repeat(positives, 2, axis=1)
+    return losses, (x, every, sums)
 
 
-def _mirrored_backward(rows, temperature, residuals, cotangent):
-    x, sums = residuals
-    shift = 1 / temperature
+def _mirrored_backward(rows, temperature, axes, residuals, cotangent):
+    x, every, sums = residuals
     z = _unit_rows(x, temperature)
-    weights = cotangent / sums  # what exp(logit - shift) counts in a row
+    first = lax.axis_index(axes) * len(x) if axes else 0
+    weights = cotangent / sums  # what exp(logit) counts in a row
+    every_weight = _gather(weights, axes)
 
-    def row(i, gradient):  # [block, dim, row]: the product with a tile's transpose is slower
-        own, own_weights, own_cotangent = (_block(a, i) for a in (z, weights, cotangent))
+    def row(i, gradient):
+        own, own_weight = _block(z, i), _block(weights, i)
 
-        def column(j, carry):
+        def column(k, carry):
             gradient, own_gradient = carry
-            other = _block(z, j)
+            j = (first + i + k) % len(every)
+            other = _block(every, j)
             # Logit ij is logit ji: it acts through the normalizer of row i and that of row j.
-            weight = own_weights[:, None] + _block(weights, j)[None]
-            p = jnp.exp(_product(own, other.T) - shift) * weight
-            gradient = _add_to_block(gradient, j, _product(own.T, p))
-            return gradient, own_gradient + _product(p, other)
+            weight = own_weight[:, None] + _block(every_weight, j)[None]
+            p = jnp.exp(_product(own, other.T)) * weight
+            return _add_to_block(gradient, j, _product(p.T, own)), own_gradient + _product(p, other)
 
-        weight = own_weights[:, None] + own_weights[None]
-        p = jnp.exp(_product(own, own.T) - shift) * weight
-        own_gradient = _product(_without_self(p, 0.0), own)
-        pull = own_cotangent + _partners(own_cotangent[:, None])[:, 0]
-        own_gradient -= pull[:, None] * _partners(own)
-        gradient, own_gradient = lax.fori_loop(i + 1, len(z), column, (gradient, own_gradient))
-        # No later block adds to this one.
-        own_gradient += _block(gradient, i).T
+        weight = own_weight[:, None] + own_weight[None]
+        p = _without_self(jnp.exp(_product(own, own.T)) * weight, 0.0)
+        carry = gradient, _product(p, own)
+        stop = 1 + _half(every, first, i)
+        gradient, own_gradient = lax.fori_loop(1, stop, column, carry)
+        return _add_to_block(gradient, first + i, own_gradient)
+
+    gradient = lax.fori_loop(0, len(z), row, jnp.zeros_like(every))
+    gradient = _scatter(gradient, axes)
+
+    def finish(i, gradient):
+        pull = _block(cotangent, i)[:, None]
+        own = _block(gradient, i) - (pull + _partners(pull)) * _partners(_block(z, i))
         _, pull_back = jax.vjp(functools.partial(_unit_rows, temperature=temperature), _block(x, i))
-        return lax.dynamic_update_index_in_dim(gradient, pull_back(own_gradient)[0].T, i, 0)
+        return lax.dynamic_update_index_in_dim(gradient, pull_back(own)[0], i, 0)
 
-    gradient = jnp.zeros((len(x), x.shape[2], x.shape[1]))
-    return (jnp.swapaxes(lax.fori_loop(0, len(x), row, gradient), 1, 2),)
+    return (lax.fori_loop(0, len(z), finish, gradient),)
 
 
 _mirrored.defvjp(_mirrored_forward, _mirrored_backward)
@@ -196,8 +225,7 @@ _mirrored.defvjp(_mirrored_forward, _mirrored_backward)
 # Any number of devices, any temperature: own rows against every row, one maximum a row.
 
 
-def _losses(projections, temperature, tile, axes):
-    """The losses `[batch, view]` of these rows, among those of all devices along `axes`."""
+def _running_losses(projections, temperature, tile, axes):
     z = _unit_rows(projections, temperature)
     positive = jnp.sum(z[:, 0] * z[:, 1], axis=-1)  # [batch]; the same for both views
     blocks = every = _split(z, tile)
@@ -207,7 +235,7 @@ def _losses(projections, temperature, tile, axes):
         first = lax.axis_index(axes) * len(blocks)
     rows = 2 * len(z)
     normalizer = _normalizers(blocks, every, first, rows).reshape(-1)[:rows]
-    return normalizer.reshape(-1, 2) - positive[:, None]
+    return (normalizer.reshape(-1, 2) - positive[:, None]).reshape(-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

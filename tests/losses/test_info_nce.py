@@ -1,3 +1,5 @@
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,8 @@ import pytest
 
 from simclr_jax.losses import info_nce
 
+# The package's attribute of that name is the function.
+info_nce_module = importlib.import_module('simclr_jax.losses.info_nce')
 IN_BATCH = jax.jit(jax.value_and_grad(info_nce, argnums=(0, 1)))
 WITH_QUEUE = jax.jit(jax.value_and_grad(info_nce, argnums=(0, 1, 3)))
 
@@ -153,3 +157,39 @@ def test_refuses_other_shapes(shapes, message):
 def test_refuses_a_temperature_that_is_not_positive(temperature):
     with pytest.raises(ValueError, match=f'temperature={temperature}'):
         info_nce(jnp.zeros((8, 16)), jnp.zeros((8, 16)), temperature)
+
+
+@pytest.mark.parametrize('temperature', [0.01, 0.2])
+@pytest.mark.parametrize('candidates', ['keys', 'queue'])
+def test_tiles_give_values_and_gradients_of_the_whole(candidates, temperature, monkeypatch):
+    random = np.random.default_rng(0)
+    queries, keys = random.normal(size=(2, 13, 8)).astype(np.float32)
+    queue = random.normal(size=(29, 8)).astype(np.float32) if candidates == 'queue' else None
+    arrays = (queries, keys, queue)
+    arguments = (0, 1, 2) if queue is not None else (0, 1)
+
+    def loss(queries, keys, queue):
+        return info_nce(queries, keys, temperature, queue)
+
+    want, want_gradients = jax.value_and_grad(loss, arguments)(*arrays)
+    monkeypatch.setattr(info_nce_module, '_LARGE', 0)
+    monkeypatch.setattr(info_nce_module, '_TILE', 6)
+    got, gradients = jax.jit(jax.value_and_grad(loss, arguments))(*arrays)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    for gradient, want_gradient in zip(gradients, want_gradients, strict=True):
+        atol = 1e-5 * np.abs(want_gradient).max()
+        np.testing.assert_allclose(gradient, want_gradient, rtol=0, atol=atol)
+
+
+def test_tiles_hold_no_matrix_of_logits(monkeypatch):
+    shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((64, 8), (64, 8), (4096, 8))]
+
+    def temporary_bytes():
+        loss = jax.grad(lambda q, k, queue: info_nce(q, k, 0.2, queue))
+        return jax.jit(loss).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    whole = temporary_bytes()
+    monkeypatch.setattr(info_nce_module, '_LARGE', 0)
+    monkeypatch.setattr(info_nce_module, '_TILE', 128)
+    assert whole >= 4 * 64 * 4096
+    assert temporary_bytes() < 4 * 64 * 4096 / 2
