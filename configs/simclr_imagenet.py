@@ -26,6 +26,7 @@ def get_config():
     set_views(config, *VIEW_PRESETS['simclr'])
     config.model.encoder = 'resnet50'
     config.model.padding = 'simclr'
+    config.model.dtype = 'bfloat16'  # of the arithmetic, as a TPU's matrix products are anyway
     config.simclr.temperature = 0.1
     config.simclr.hidden_dim = 2048
     config.simclr.loss_scale = 2.0

@@ -32,6 +32,7 @@ def create_encoder(
     stem: str = 'auto',
     padding: str = 'torch',
     zero_init_last_scale: bool = True,
+    remat: str = 'none',
     dtype: str = 'float32',
     **fields: Any,
 ) -> ResNet:
@@ -43,6 +44,7 @@ def create_encoder(
       stem: 'imagenet', 'small', or 'auto': 'small' up to 32 pixels.
       padding: 'torch', 'simclr' or 'same'; `ResNet` explains them.
       zero_init_last_scale: start each residual block as the identity.
+      remat: 'none', 'blocks' or 'full': which activations the backward pass computes again.
       dtype: of the computation, 'float32' or 'bfloat16'.
       **fields: other fields of `ResNet`, such as `widths`, instead of the ones in the table.
 
@@ -60,5 +62,8 @@ def create_encoder(
         stem=stem,
         padding=padding,
         zero_init_last_scale=zero_init_last_scale,
+        remat=remat,
+        # Where the arithmetic is that of an accelerator, bytes are the speed.
+        fold_norm=jnp.dtype(dtype) == jnp.bfloat16,
         dtype=jnp.dtype(dtype),
     )

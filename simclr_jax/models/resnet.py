@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from simclr_jax.models.folded import folded_conv_norm, pooled_conv_norm_relu
 from simclr_jax.models.normalization import batch_norm
 
 STEMS = ('imagenet', 'small')
+REMATS = ('none', 'blocks', 'full')
 PADDINGS = ('torch', 'simclr', 'same')
 
 
@@ -36,6 +38,7 @@ class _Block(nn.Module):
     stride: int
     padding: str
     zero_init_last_scale: bool
+    fold_norm: bool
     dtype: jnp.dtype
 
     def residual(
@@ -47,14 +50,24 @@ class _Block(nn.Module):
         last_scale = nn.initializers.zeros if self.zero_init_last_scale else nn.initializers.ones
 
         y = x
-        for i, layer in enumerate(layers, 1):
+        for i, layer in enumerate(layers[:-1], 1):
             y = block_conv(*layer, name=f'conv{i}')(y)
-            if i < len(layers):
-                y = nn.relu(norm(name=f'norm{i}')(y))
-        y = norm(scale_init=last_scale, name=f'norm{len(layers)}')(y)
+            y = nn.relu(norm(name=f'norm{i}')(y))
+        features, kernel, stride = layers[-1]
+        names = {'conv_name': f'conv{len(layers)}', 'norm_name': f'norm{len(layers)}'}
+        widen = partial(folded_conv_norm, train=train, dtype=self.dtype)
+        if self.fold_norm and kernel == 1:
+            y = widen(y, features, stride, scale_init=last_scale, **names)
+        else:
+            y = block_conv(features, kernel, stride, name=names['conv_name'])(y)
+            y = norm(scale_init=last_scale, name=names['norm_name'])(y)
         if x.shape != y.shape:
-            x = block_conv(y.shape[-1], 1, self.stride, name='shortcut_conv')(x)
-            x = norm(name='shortcut_norm')(x)
+            names = {'conv_name': 'shortcut_conv', 'norm_name': 'shortcut_norm'}
+            if self.fold_norm:
+                x = widen(x, features, self.stride, **names)
+            else:
+                x = block_conv(features, 1, self.stride, name='shortcut_conv')(x)
+                x = norm(name='shortcut_norm')(x)
         return nn.relu(x + y)
 
 
@@ -85,6 +98,12 @@ class ResNet(nn.Module):
     but the max-pooling has TensorFlow's `SAME`, as in the original SimCLR; 'same' is `SAME` in all
     layers, as in BYOL.
 
+    `remat` says what the backward pass computes again from what the forward pass kept: with
+    'blocks' each block, from its input; with 'full' each stage, from its input, block by block.
+
+    `fold_norm` normalizes the 1x1 convolutions that end a block through their kernels, and pools
+    the 'imagenet' stem before it normalizes (`folded.py`): the same function in fewer bytes.
+
     Parameters and running statistics are float32 whatever `dtype`, that of the computation.
     """
 
@@ -95,6 +114,8 @@ class ResNet(nn.Module):
     stem: str = 'imagenet'  # 'imagenet': 7x7 stride 2, max-pool stride 2; 'small': 3x3 stride 1
     padding: str = 'torch'
     zero_init_last_scale: bool = True  # of each block, which then starts as the identity
+    remat: str = 'none'
+    fold_norm: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -102,26 +123,47 @@ class ResNet(nn.Module):
         """Float `[n, height, width, channel]` to float32 features `[n, dim]`."""
         self._check_fields()
         x = self._stem(images, train)
-        stages = zip(self.stage_sizes, self.widths, self.strides, strict=True)
-        for stage, (size, width, stride) in enumerate(stages, 1):
-            for block in range(size):
-                x = self.block(
-                    width,
-                    stride if block == 0 else 1,
-                    self.padding,
-                    self.zero_init_last_scale,
-                    self.dtype,
-                    name=f'stage{stage}_block{block}',
-                )(x, train)
+        run_stage = ResNet._stage
+        if self.remat == 'full':
+            run_stage = nn.remat(run_stage, static_argnums=(2, 3))
+        for stage in range(1, 1 + len(self.stage_sizes)):
+            x = run_stage(self, x, stage, train)
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
+    def _stage(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
+        block = self.block
+        if self.remat != 'none':
+            block = nn.remat(block, static_argnums=(2,))
+        for i in range(self.stage_sizes[stage - 1]):
+            x = block(
+                self.widths[stage - 1],
+                self.strides[stage - 1] if i == 0 else 1,
+                self.padding,
+                self.zero_init_last_scale,
+                self.fold_norm,
+                self.dtype,
+                name=f'stage{stage}_block{i}',
+            )(x, train)
+        return x
+
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
+        pool_padding = ((1, 1), (1, 1)) if self.padding == 'torch' else 'SAME'
+        if self.fold_norm and self.stem == 'imagenet':
+            return pooled_conv_norm_relu(
+                x,
+                self.widths[0],
+                train,
+                padding=self.padding,
+                pool_padding=pool_padding,
+                dtype=self.dtype,
+                conv_name='stem_conv',
+                norm_name='stem_norm',
+            )
         kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
         x = conv(self.widths[0], kernel, stride, self.padding, self.dtype, 'stem_conv')(x)
         x = nn.relu(batch_norm(train, self.dtype, name='stem_norm')(x))
         if self.stem == 'imagenet':
-            padding = ((1, 1), (1, 1)) if self.padding == 'torch' else 'SAME'
-            x = nn.max_pool(x, (3, 3), (2, 2), padding)
+            x = nn.max_pool(x, (3, 3), (2, 2), pool_padding)
         return x
 
     def _check_fields(self):
@@ -129,6 +171,8 @@ class ResNet(nn.Module):
             raise ValueError(f'stem={self.stem!r}; it must be one of {", ".join(STEMS)}')
         if self.padding not in PADDINGS:
             raise ValueError(f'padding={self.padding!r}; it must be one of {", ".join(PADDINGS)}')
+        if self.remat not in REMATS:
+            raise ValueError(f'remat={self.remat!r}; it must be one of {", ".join(REMATS)}')
         if not len(self.stage_sizes) == len(self.widths) == len(self.strides):
             raise ValueError(
                 f'stage_sizes={self.stage_sizes}, widths={self.widths} and strides={self.strides} '

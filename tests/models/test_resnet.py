@@ -246,3 +246,34 @@ def test_errors_name_the_field(fields, message):
     encoder = small_resnet(**fields)
     with pytest.raises(ValueError, match=message):
         encoder.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=True)
+
+
+@pytest.mark.parametrize('remat', ['blocks', 'full'])
+def test_rematerialization_changes_what_is_computed_and_not_the_result(remat):
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    fields = {'stage_sizes': (2, 1), 'widths': (4, 4), 'strides': (1, 2), 'stem': 'small'}
+    plain = ResNet(block=BasicBlock, **fields)
+    recomputing = ResNet(block=BasicBlock, **fields, remat=remat)
+    variables = jax.jit(lambda: plain.init(jax.random.key(0, impl='rbg'), images, True))()
+    shapes = jax.eval_shape(lambda: recomputing.init(jax.random.key(0), images, True))
+    assert jax.tree.structure(shapes) == jax.tree.structure(variables)
+
+    def gradients(model):
+        def loss(params):
+            tree = {'params': params, 'batch_stats': variables['batch_stats']}
+            features, new = model.apply(tree, images, True, mutable=['batch_stats'])
+            return jnp.sin(features).sum(), new
+
+        lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(variables['params'])
+        return lowered.compile()(variables['params']), lowered.as_text().count('convolution')
+
+    (got, count), (want, plain_count) = gradients(recomputing), gradients(plain)
+    assert count > plain_count
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_refuses_another_rematerialization():
+    model = ResNet(stage_sizes=(1,), widths=(4,), strides=(1,), block=BasicBlock, remat='block')
+    with pytest.raises(ValueError, match="remat='block'"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), True))
