@@ -57,6 +57,7 @@ def default() -> ConfigDict:
     )
     config.model.padding = 'torch'  # 'torch', 'simclr' (SAME max-pooling) or 'same' (TensorFlow's)
     config.model.zero_init_last_scale = True  # the last scale of each residual block starts at 0
+    config.model.remat = 'none'  # recompute activations: 'blocks', or 'full' for the least memory
     config.model.dtype = 'float32'  # of the encoder's and heads' arithmetic: or 'bfloat16'
 
     config.simclr = ConfigDict()
@@ -64,6 +65,7 @@ def default() -> ConfigDict:
     config.simclr.num_layers = 2  # of the projection head: 2 in v1, 3 in v2
     config.simclr.hidden_dim = 512  # of the projection head; the paper's is the encoder's width
     config.simclr.output_dim = 128
+    config.simclr.loss_impl = 'auto'  # 'dense', 'tiled' (never the whole matrix); 'auto': by size
     config.simclr.loss_scale = 1.0  # 2.0 is the original code's sum of both views' mean losses
 
     config.byol = ConfigDict()
@@ -101,6 +103,7 @@ def default() -> ConfigDict:
     config.optimizer.rate_inside_momentum = True  # 'lars': True as SimCLR, False as BYOL
     config.optimizer.b1 = 0.9  # 'adamw'
     config.optimizer.b2 = 0.999  # 'adamw'
+    config.optimizer.accumulation_steps = 1  # micro-batches of a step; all negatives are kept
     config.optimizer.exclude_bias_and_norm = True  # from weight decay and from LARS' adaptation
 
     config.probe = ConfigDict()

@@ -23,6 +23,8 @@ _CHOICES = {
     'model.encoder': ENCODERS,
     'model.stem': ('auto', 'imagenet', 'small'),
     'model.padding': ('torch', 'simclr', 'same'),
+    'model.remat': ('none', 'blocks', 'full'),
+    'simclr.loss_impl': ('auto', 'dense', 'tiled'),
     'model.dtype': ('float32', 'bfloat16'),
     'health.on_nonfinite': ('stop', 'skip'),
     'health.on_collapse': ('warn', 'stop'),
@@ -51,6 +53,7 @@ _POSITIVE = (
     'moco_v3.hidden_dim',
     'moco_v3.output_dim',
     'optimizer.trust_coefficient',
+    'optimizer.accumulation_steps',
     'log.every_steps',
     'checkpoint.every_steps',
     'checkpoint.keep',
@@ -132,6 +135,10 @@ def validate(config: ConfigDict) -> None:
     )
     _check_decay_epochs(fields, check)
     check(fields['batch_size'] >= 2, 'batch_size', 'must be 2 or more')
+    steps, batch = fields['optimizer.accumulation_steps'], fields['batch_size']
+    if steps > 0 and batch >= 2:
+        want = f'must divide batch_size={batch} into micro-batches of 2 or more'
+        check(batch % steps == 0 and batch // steps >= 2, 'optimizer.accumulation_steps', want)
     if fields['method'] == 'moco' and fields['batch_size'] >= 2:
         size, batch = fields['moco.queue_size'], fields['batch_size']
         want = f'must be a multiple of batch_size={batch}; use {max(size // batch, 1) * batch}'

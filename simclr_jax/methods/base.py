@@ -4,6 +4,8 @@ A method is a frozen dataclass in a file of its own. The loop and the step know 
 below; `methods/factory.py` knows the names.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -48,6 +50,49 @@ class Method(Protocol):
 
     def update_extra(self, extra: Tree, state: Any, aux: Aux, step: jax.Array) -> Tree:
         """Returns `extra` after the update that made `state`: EMA target, queue, centre."""
+
+
+def in_micro_batches(
+    forward: Callable[[Tree, jax.Array], tuple[Tree, Tree]],
+    statistics: Tree,
+    views: jax.Array,
+    count: int,
+) -> tuple[Tree, Tree]:
+    """Embeds `views` in `count` micro-batches: the memory of one, the loss over all of them.
+
+    `forward(statistics, views) -> (outputs, statistics)` is a forward pass in training mode, whose
+    outputs have the batch as first axis. Only they are kept: the backward pass, which knows the
+    loss of the whole batch by then, embeds each micro-batch again and adds up the gradients of the
+    parameters (GradCache, arXiv:2101.06983). They are those of one batch, for an encoder without
+    batch statistics. Batch statistics are each micro-batch's own, and the running averages follow
+    one after the other.
+
+    Micro-batch `i` has the rows `i, i + count, ...`, so that no image moves between chips and the
+    number of chips does not matter.
+
+    Returns:
+      Outputs of the whole batch in its order, and the last statistics.
+
+    Raises:
+      ValueError: the batch does not divide by `count`.
+    """
+    if count == 1:
+        return forward(statistics, views)
+    if len(views) % count:
+        raise ValueError(
+            f'optimizer.accumulation_steps={count}: does not divide the batch of {len(views)}'
+        )
+    micro_batches = views.reshape(-1, count, *views.shape[1:])
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # a scan keeps the two passes apart
+    def embed(statistics, i):
+        rows = jax.lax.dynamic_index_in_dim(micro_batches, i, axis=1, keepdims=False)
+        outputs, statistics = forward(statistics, rows)
+        return statistics, outputs
+
+    statistics, outputs = jax.lax.scan(embed, statistics, jnp.arange(count))
+    outputs = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), outputs)
+    return outputs, statistics
 
 
 def merge_views(views: jax.Array) -> jax.Array:

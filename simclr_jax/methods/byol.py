@@ -8,7 +8,7 @@ import optax
 from flax import linen as nn
 
 from simclr_jax.losses import regression_loss
-from simclr_jax.methods.base import Aux, Tree, embedding_std
+from simclr_jax.methods.base import Aux, Tree, embedding_std, in_micro_batches
 from simclr_jax.models.heads import MLPHead
 from simclr_jax.optim.schedules import target_decay
 
@@ -42,6 +42,7 @@ class BYOL:
     hidden_dim: int = 4096
     output_dim: int = 256
     base_decay: float = 0.996
+    accumulation_steps: int = 1
     dtype: str = 'float32'
 
     @property
@@ -57,31 +58,39 @@ class BYOL:
         return self.network.init(online_rng, views[:, 0], train=True), target
 
     def loss(self, params, variables, extra, views, rng, step) -> tuple[jax.Array, Aux]:
-        features, predictions, targets = [], [], []
-        target_params, target_variables = extra['params'], {'batch_stats': extra['batch_stats']}
-        for view in range(2):  # slices of the unsharded view axis: no image moves
-            (feature, prediction), variables = self.network.apply(
-                {'params': params, **variables}, views[:, view], train=True, mutable=['batch_stats']
-            )
-            target, target_variables = self.network.apply(
-                {'params': target_params, **target_variables},
-                views[:, view],
-                train=True,
-                mutable=['batch_stats'],
-                method='project',
-            )
-            features.append(feature)
-            predictions.append(prediction)
-            targets.append(jax.lax.stop_gradient(target))
-        loss = regression_loss(predictions[0], targets[1])
-        loss = (loss + regression_loss(predictions[1], targets[0])).mean()
+        def forward(statistics: Tree, views: jax.Array):
+            variables, target_variables = statistics
+            features, predictions, targets = [], [], []
+            for view in range(2):  # slices of the unsharded view axis: no image moves
+                (feature, prediction), variables = self.network.apply(
+                    {'params': params, **variables},
+                    views[:, view],
+                    train=True,
+                    mutable=['batch_stats'],
+                )
+                target, target_variables = self.network.apply(
+                    {'params': extra['params'], **target_variables},
+                    views[:, view],
+                    train=True,
+                    mutable=['batch_stats'],
+                    method='project',
+                )
+                features.append(feature)
+                predictions.append(prediction)
+                targets.append(jax.lax.stop_gradient(target))
+            outputs = (features, predictions, targets)
+            return tuple(jnp.stack(x, axis=1) for x in outputs), (variables, target_variables)
+
+        target_variables = {name: tree for name, tree in extra.items() if name != 'params'}
+        (features, predictions, targets), (variables, target_variables) = in_micro_batches(
+            forward, (variables, target_variables), views, self.accumulation_steps
+        )
+        loss = regression_loss(predictions, targets[:, ::-1]).sum(axis=1).mean()
         metrics = {
-            'embedding_std': embedding_std(targets[0]),
+            'embedding_std': embedding_std(targets[:, 0]),
             'target_decay': (target_decay(self.base_decay, step, self.total_steps), jnp.ones(())),
         }
-        embeddings = jnp.stack(predictions, axis=1)
-        features = jnp.stack(features, axis=1)
-        return loss, Aux(variables, features, metrics, target_variables, embeddings)
+        return loss, Aux(variables, features, metrics, target_variables, predictions)
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         online = {name: state.params[name] for name in ('encoder', 'projector')}

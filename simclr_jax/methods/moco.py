@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from simclr_jax.losses import info_nce
 from simclr_jax.losses.normalize import l2_normalize
-from simclr_jax.methods.base import Aux, Tree, embedding_std
+from simclr_jax.methods.base import Aux, Tree, embedding_std, in_micro_batches
 from simclr_jax.methods.simclr import SimCLRNetwork
 from simclr_jax.models.heads import MLPHead, torch_linear_init
 
@@ -39,6 +39,7 @@ class MoCo:
     num_layers: int = 2
     hidden_dim: int = 2048
     output_dim: int = 128
+    accumulation_steps: int = 1
     dtype: str = 'float32'
 
     @property
@@ -73,12 +74,25 @@ class MoCo:
                 f'{views.shape[0]}'
             )
 
-        def forward(tree: Tree, images: jax.Array):
-            return self.network.apply(tree, images, train=True, mutable=['batch_stats'])
+        def forward(statistics: Tree, views: jax.Array):
+            variables, key_variables = statistics
+            (features, queries), variables = self.network.apply(
+                {'params': params, **variables}, views[:, 0], train=True, mutable=['batch_stats']
+            )
+            (_, keys), key_variables = self.network.apply(
+                {'params': key_params, **key_variables},
+                views[:, 1],
+                train=True,
+                mutable=['batch_stats'],
+            )
+            outputs = (features, queries, jax.lax.stop_gradient(keys))
+            return outputs, (variables, key_variables)
 
-        (features, queries), variables = forward({'params': params, **variables}, views[:, 0])
-        (_, keys), key_variables = forward(extra['key_network'], views[:, 1])
-        keys = jax.lax.stop_gradient(keys)
+        key_variables = dict(extra['key_network'])
+        key_params = key_variables.pop('params')
+        (features, queries, keys), (variables, key_variables) = in_micro_batches(
+            forward, (variables, key_variables), views, self.accumulation_steps
+        )
         loss = info_nce(queries, keys, self.temperature, extra['queue'])
         metrics = {'embedding_std': embedding_std(queries)}
         # The probe sees the one view that the query encoder sees.

@@ -8,7 +8,7 @@ import optax
 from flax import linen as nn
 
 from simclr_jax.losses import info_nce
-from simclr_jax.methods.base import Aux, Tree, embedding_std
+from simclr_jax.methods.base import Aux, Tree, embedding_std, in_micro_batches
 from simclr_jax.methods.byol import BYOLNetwork
 from simclr_jax.models.heads import MLPHead, torch_linear_init
 from simclr_jax.optim.schedules import target_decay
@@ -30,6 +30,7 @@ class MoCoV3:
     hidden_dim: int = 4096
     output_dim: int = 256
     base_decay: float = 0.99
+    accumulation_steps: int = 1
     dtype: str = 'float32'
 
     @property
@@ -50,31 +51,40 @@ class MoCoV3:
         return dict(variables), {name: _without_predictor(tree) for name, tree in variables.items()}
 
     def loss(self, params, variables, extra, views, rng, step) -> tuple[jax.Array, Aux]:
-        key_params, key_variables = extra['params'], {'batch_stats': extra['batch_stats']}
-        features, queries, keys = [], [], []
-        for view in range(2):  # slices of the unsharded view axis: no image moves
-            (feature, query), variables = self.network.apply(
-                {'params': params, **variables}, views[:, view], train=True, mutable=['batch_stats']
-            )
-            key, key_variables = self.network.apply(
-                {'params': key_params, **key_variables},
-                views[:, view],
-                train=True,
-                mutable=['batch_stats'],
-                method='project',
-            )
-            features.append(feature)
-            queries.append(query)
-            keys.append(jax.lax.stop_gradient(key))
-        loss = info_nce(queries[0], keys[1], self.temperature)
-        loss = 2 * self.temperature * (loss + info_nce(queries[1], keys[0], self.temperature))
+        def forward(statistics: Tree, views: jax.Array):
+            variables, key_variables = statistics
+            features, queries, keys = [], [], []
+            for view in range(2):  # slices of the unsharded view axis: no image moves
+                (feature, query), variables = self.network.apply(
+                    {'params': params, **variables},
+                    views[:, view],
+                    train=True,
+                    mutable=['batch_stats'],
+                )
+                key, key_variables = self.network.apply(
+                    {'params': extra['params'], **key_variables},
+                    views[:, view],
+                    train=True,
+                    mutable=['batch_stats'],
+                    method='project',
+                )
+                features.append(feature)
+                queries.append(query)
+                keys.append(jax.lax.stop_gradient(key))
+            outputs = (features, queries, keys)
+            return tuple(jnp.stack(x, axis=1) for x in outputs), (variables, key_variables)
+
+        key_variables = {name: tree for name, tree in extra.items() if name != 'params'}
+        (features, queries, keys), (variables, key_variables) = in_micro_batches(
+            forward, (variables, key_variables), views, self.accumulation_steps
+        )
+        loss = info_nce(queries[:, 0], keys[:, 1], self.temperature)
+        loss = 2 * self.temperature * (loss + info_nce(queries[:, 1], keys[:, 0], self.temperature))
         metrics = {
-            'embedding_std': embedding_std(keys[0]),
+            'embedding_std': embedding_std(keys[:, 0]),
             'target_decay': (target_decay(self.base_decay, step, self.total_steps), jnp.ones(())),
         }
-        embeddings = jnp.stack(queries, axis=1)
-        features = jnp.stack(features, axis=1)
-        return loss, Aux(variables, features, metrics, key_variables, embeddings)
+        return loss, Aux(variables, features, metrics, key_variables, queries)
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         # The original averages before each forward pass of the keys, by that step's decay. What

@@ -4,10 +4,20 @@ import dataclasses
 
 import jax
 from flax import linen as nn
+from jax.sharding import Mesh
 
-from simclr_jax.losses import nt_xent
-from simclr_jax.methods.base import Aux, Tree, embedding_std, merge_views, split_views
+from simclr_jax.losses import nt_xent, tiled_nt_xent
+from simclr_jax.methods.base import (
+    Aux,
+    Tree,
+    embedding_std,
+    in_micro_batches,
+    merge_views,
+    split_views,
+)
 from simclr_jax.models.heads import MLPHead
+
+_LARGE = 2**22  # logits a device: 16 MiB, of which the dense loss holds several copies
 
 
 class SimCLRNetwork(nn.Module):
@@ -35,6 +45,9 @@ class SimCLR:
     hidden_dim: int = 2048
     output_dim: int = 128
     loss_scale: float = 1.0
+    loss_impl: str = 'auto'  # 'dense', 'tiled', or 'auto': tiled where the logits are many
+    accumulation_steps: int = 1
+    mesh: Mesh | None = None  # over all of whose axes the batch is sharded; None is one device
     dtype: str = 'float32'
 
     @property
@@ -53,13 +66,28 @@ class SimCLR:
         return self.network.init(rng, merge_views(views), train=True), ()
 
     def loss(self, params, variables, extra, views, rng, step) -> tuple[jax.Array, Aux]:
-        (features, projections), variables = self.network.apply(
-            {'params': params, **variables}, merge_views(views), train=True, mutable=['batch_stats']
+        def forward(variables: Tree, views: jax.Array):
+            outputs, variables = self.network.apply(
+                {'params': params, **variables},
+                merge_views(views),
+                train=True,
+                mutable=['batch_stats'],
+            )
+            return tuple(map(split_views, outputs)), variables
+
+        (features, projections), variables = in_micro_batches(
+            forward, variables, views, self.accumulation_steps
         )
-        loss = self.loss_scale * nt_xent(split_views(projections), self.temperature)
-        metrics = {'embedding_std': embedding_std(projections)}
-        embeddings = split_views(projections)
-        return loss, Aux(variables, split_views(features), metrics, embeddings=embeddings)
+        loss = self.loss_scale * self._nt_xent(projections)
+        metrics = {'embedding_std': embedding_std(merge_views(projections))}
+        return loss, Aux(variables, features, metrics, embeddings=projections)
+
+    def _nt_xent(self, projections: jax.Array) -> jax.Array:
+        devices = self.mesh.devices.size if self.mesh else 1
+        large = (2 * len(projections)) ** 2 / devices > _LARGE
+        if self.loss_impl == 'tiled' or (self.loss_impl == 'auto' and large):
+            return tiled_nt_xent(projections, self.temperature, mesh=self.mesh)
+        return nt_xent(projections, self.temperature)
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         return extra

@@ -25,7 +25,6 @@ from simclr_jax.train.health import Monitor, NotFinite, embedding_metrics
 from simclr_jax.train.lock import hold
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.train.state import TrainState
-from simclr_jax.train.step import make_train_step
 
 _SHEET_PAIRS = 8  # augmented pairs kept for the report
 
@@ -137,22 +136,7 @@ def _compile(run: Run, workdir: str, checkpoints: Checkpoints, start: int):
         state = run.init()
         if config.optimizer.exclude_bias_and_norm:
             _say(f'no weight decay for {_list_excluded(excluded_names(state.params))}')
-    step_fn = make_train_step(
-        run.method,
-        run.tx,
-        run.probe,
-        run.mesh,
-        seed=config.seed,
-        mean=config.data.mean,
-        std=config.data.std,
-        skip_nonfinite=config.health.on_nonfinite == 'skip',
-    )
-    size, channels = config.data.image_size, run.source.image_shape[-1]
-    batch = {
-        'image': jax.ShapeDtypeStruct((config.batch_size, 2, size, size, channels), jnp.uint8),
-        'label': jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
-    }
-    return state, step_fn.lower(state, _for_step(batch, run)).compile()
+    return state, run.lower_step().compile()
 
 
 class _Clock:

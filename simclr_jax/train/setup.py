@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -17,6 +18,7 @@ from simclr_jax.optim.factory import create_optimizer
 from simclr_jax.train.checkpoint import abstract_like
 from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import TrainState, init_state
+from simclr_jax.train.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,30 @@ class Run:
         """Returns the state at step 0 on the mesh, the same each time."""
         return self._jitted_init()
 
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes and types of what of a batch the train step takes."""
+        size, channels = self.config.data.image_size, self.source.image_shape[-1]
+        batch = self.config.batch_size
+        shapes = {'image': jax.ShapeDtypeStruct((batch, 2, size, size, channels), jnp.uint8)}
+        if self.probe:
+            shapes['label'] = jax.ShapeDtypeStruct((batch,), jnp.int32)
+        return shapes
+
+    def lower_step(self) -> jax.stages.Lowered:
+        """Returns the train step, traced for the mesh; `compile()` makes it a program."""
+        config = self.config
+        step = make_train_step(
+            self.method,
+            self.tx,
+            self.probe,
+            self.mesh,
+            seed=config.seed,
+            mean=config.data.mean,
+            std=config.data.std,
+            skip_nonfinite=config.health.on_nonfinite == 'skip',
+        )
+        return step.lower(self.abstract_state(), self.abstract_batch())
+
     def abstract_state(self) -> TrainState:
         """Returns the shapes, types and shardings of the state, computing nothing."""
         return abstract_like(jax.eval_shape(self._init_state), parallel.replicated(self.mesh))
@@ -67,6 +93,15 @@ def prepare(config: ConfigDict) -> Run:
     parallel.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
     sources.check_prepared(config.data.dataset, config.data.data_dir)
     source = sources.open_source(config.data.dataset, config.data.data_dir, config.data.train_split)
+    return assemble(config, mesh, source)
+
+
+def assemble(config: ConfigDict, mesh: Mesh, source: sources.Source) -> Run:
+    """Builds the parts of a run on `source`, of which only the description is looked at.
+
+    Raises:
+      ConfigError: channels do not match, or the batch is larger than the split.
+    """
     channels = source.image_shape[-1]
     for field in ('mean', 'std'):
         if len(config.data[field]) not in (1, channels):
@@ -74,8 +109,14 @@ def prepare(config: ConfigDict) -> Run:
                 f'data.{field}={config.data[field]}: has {len(config.data[field])} numbers, but '
                 f'the images of {config.data.dataset} have {channels} channel(s)'
             )
+    micro_batch = config.batch_size // config.optimizer.accumulation_steps
+    if micro_batch % mesh.devices.size:
+        raise config_lib.ConfigError(
+            f'optimizer.accumulation_steps={config.optimizer.accumulation_steps}: micro-batches of '
+            f'{micro_batch} do not divide over the {mesh.devices.size} devices; take fewer'
+        )
     length = config_lib.resolve_length(config, source.num_examples)
-    method = create_method(config, length.total_steps)
+    method = create_method(config, length.total_steps, mesh)
     tx, schedule = create_optimizer(
         config.optimizer, config.batch_size, length.steps_per_epoch, length.total_steps
     )
