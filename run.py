@@ -17,6 +17,7 @@ MODES = {
     'linear_eval': 'simclr_jax.evaluate.run',
     'knn': 'simclr_jax.evaluate.run',
     'preview': 'simclr_jax.report.preview',
+    'plan': 'simclr_jax.tools.plan',
     'bench': 'simclr_jax.tools.bench',
 }
 
@@ -31,7 +32,8 @@ Pretrains an image encoder without labels and shows how good it is.
   --config.FIELD=VALUE     changes one field of it, as --config.batch_size=512
   --workdir=DIR            where checkpoints, metrics and the report go (runs/<config name>)
   --mode=MODE              {modes}
-  --bench=NAME             what --mode=bench measures: loss
+  --bench=NAME             what --mode=bench measures: loss, step
+  --topology=CHIPS         what --mode=plan compiles for: v5e:16x16, v4:4x4x4, cpu:8
   --coordinator=HOST:PORT --num_processes=N --process_id=I
                            several processes, where neither a TPU pod nor SLURM says so by itself
 """
@@ -41,7 +43,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Returns the flags and the `--config.field=value` overrides, in the order given."""
     from simclr_jax.config import ConfigError, did_you_mean
 
-    flags = ('config', 'workdir', 'mode', 'bench', 'coordinator', 'num_processes', 'process_id')
+    flags = ('config', 'workdir', 'mode', 'bench', 'topology')
+    flags += ('coordinator', 'num_processes', 'process_id')
     values, overrides = {}, {}
     arguments = iter(argv)
     for argument in arguments:
@@ -69,6 +72,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         raise ConfigError(f'--mode={mode}: must be one of {", ".join(MODES)}{hint}')
     if 'bench' in values and mode != 'bench':
         raise ConfigError(f'--bench={values["bench"]}: needs --mode=bench')
+    if 'topology' in values and mode != 'plan':
+        raise ConfigError(f'--topology={values["topology"]}: needs --mode=plan')
     for name in ('num_processes', 'process_id'):
         if name in values and not values[name].isdigit():
             raise ConfigError(f'--{name}={values[name]}: must be a whole number')
@@ -116,7 +121,8 @@ def main(argv: list[str]) -> int:
         start_processes(flags)
         module = importlib.import_module(MODES[flags.mode])
         entry = getattr(module, 'main' if flags.mode == 'pretrain' else flags.mode)
-        entry(config, flags.workdir, *([flags.bench] if flags.mode == 'bench' else []))
+        extra = {'bench': [flags.bench], 'plan': [flags.topology]}.get(flags.mode, [])
+        return entry(config, flags.workdir, *extra) or 0  # a plan that does not fit is 3
     except (ConfigError, RunError) as error:
         for line in str(error).splitlines():
             print(f'error: {line}' if not line.startswith(' ') else line, file=sys.stderr)
@@ -131,7 +137,6 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return _leave(1)
-    return 0
 
 
 def _several_processes() -> bool:

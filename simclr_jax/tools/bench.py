@@ -6,7 +6,10 @@ from ml_collections import ConfigDict
 
 from simclr_jax.config import ConfigError, did_you_mean
 
-BENCHES = {'loss': 'simclr_jax.tools.bench_loss'}
+BENCHES = {
+    'loss': 'simclr_jax.tools.bench_loss',
+    'step': 'simclr_jax.tools.bench_step',
+}
 
 
 def bench(config: ConfigDict, workdir: str, name: str | None) -> None:

@@ -1,0 +1,40 @@
+"""What accelerators can do, as their makers publish it."""
+
+import dataclasses
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Peak rates of one chip.
+
+    Attributes:
+      flops: bfloat16 FLOP/s.
+      memory: bytes.
+      memory_rate: bytes/s of that memory.
+      link_rate: bytes/s of all links to other chips together, one way; None where it depends.
+      per_host: chips a host of a slice of several hosts.
+    """
+
+    flops: float
+    memory: float
+    memory_rate: float
+    link_rate: float | None = None
+    per_host: int = 1
+
+
+# JAX's device_kind -> chip. cloud.google.com/tpu/docs/system-architecture-tpu-vm; links are the
+# published Gbit/s of a chip in both directions, halved. NVIDIA's data sheets, dense.
+CHIPS = {
+    'TPU v4': Chip(275e12, 32 * GIB, 1228e9, 150e9, 4),
+    'TPU v5 lite': Chip(197e12, 16 * GIB, 819e9, 100e9, 4),
+    'TPU v5': Chip(459e12, 95 * GIB, 2765e9, 300e9, 4),
+    'TPU v6 lite': Chip(918e12, 32 * GIB, 1640e9, 224e9, 4),
+    'Tesla T4': Chip(65e12, 16 * GIB, 320e9),
+    'NVIDIA L4': Chip(121e12, 24 * GIB, 300e9),
+    'NVIDIA A100-SXM4-40GB': Chip(312e12, 40 * GIB, 1555e9),
+    'NVIDIA A100-SXM4-80GB': Chip(312e12, 80 * GIB, 2039e9),
+    'NVIDIA H100 80GB HBM3': Chip(989e12, 80 * GIB, 3350e9),
+    'NVIDIA H200': Chip(989e12, 141e9, 4800e9),
+}

@@ -1,0 +1,31 @@
+import json
+import pathlib
+
+import jax
+import pytest
+
+from simclr_jax import parallel
+from simclr_jax.config_loading import load
+from simclr_jax.tools import bench_step
+from simclr_jax.tools.bench import bench
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_prints_a_table_and_writes_json(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_step, '_SECONDS', 0.0)
+    monkeypatch.setattr(bench_step, '_MIN_STEPS', 2)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    monkeypatch.setattr(parallel, 'make_mesh', lambda: mesh)
+    config = load(
+        str(ROOT / 'configs/simclr_digits.py'), {'batch_size': '16', 'probe.learning_rate': '0'}
+    )
+    bench(config, str(tmp_path / 'new'), 'step')
+    result = json.loads((tmp_path / 'new' / 'bench_step.json').read_text())
+    assert result['devices'] == 1 and result['batch_size'] == 16 and result['steps'] == 2
+    assert result['images_per_second'] == pytest.approx(16 / result['seconds'])
+    assert 0 < result['least_seconds'] <= result['seconds']
+    assert result['flops'] > 0
+    assert result['mfu'] is None  # of a CPU
+    printed = capsys.readouterr().out
+    assert 'images/s' in printed and 'unknown chip' in printed

@@ -1,0 +1,124 @@
+"""Plans for devices that are there, and for chips that need a compiler not installed here."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from simclr_jax.config import ConfigError
+from simclr_jax.config_loading import load
+from simclr_jax.tools import plan as plan_module
+from simclr_jax.tools.chips import GIB, Chip
+from simclr_jax.tools.plan import make_mesh, plan, suggest
+
+ROOT = pathlib.Path(__file__).parents[2]
+CHIP = Chip(flops=1e12, memory=GIB, memory_rate=1e11, link_rate=1e10, per_host=2)
+
+
+def digits(**fields):
+    return load(str(ROOT / 'configs/simclr_digits.py'), {k: str(v) for k, v in fields.items()})
+
+
+def test_a_plan_for_eight_devices(tmp_path, capsys):
+    config = digits(**{'batch_size': 64, 'probe.learning_rate': 0})
+    assert plan(config, str(tmp_path), 'cpu:8') == 0
+    result = json.loads((tmp_path / 'plan.json').read_text())
+    run = plan_module.assemble_without_data(config, make_mesh('cpu:8')[0])
+    parameters = sum(x.size for x in jax.tree.leaves(run.abstract_state().params))
+    assert result['chips'] == 8 and result['parameters'] == parameters
+    assert result['total_steps'] == 60 * (1297 // 64)
+    assert 0 < result['memory'] < result['memory_available'] and result['fits']
+    # Gradients of every parameter are summed over the devices; no image moves.
+    assert result['collective_bytes']['all-reduce'] > 4 * parameters
+    assert result['collective_bytes']['all-to-all'] == 0
+    assert result['collective_bytes']['collective-permute'] == 0
+    assert result['step_seconds'] == max(result['seconds'].values())
+    assert result['seconds'][result['bound']] == result['step_seconds']
+    assert result['mfu'] == result['seconds']['flops'] / result['step_seconds']
+    assert result['hours'] == pytest.approx(result['total_steps'] * result['step_seconds'] / 3600)
+    printed = capsys.readouterr().out
+    assert 'compiling resnet_tiny for cpu:8' in printed
+    assert f'{parameters:,}' in printed and 'binds' in printed and 'fits' in printed
+
+
+def fake_estimate(memory_of):
+    def estimate(config, mesh, chip, topology):
+        memory = memory_of(config)
+        return {'memory': memory, 'fits': memory <= chip.memory}
+
+    return estimate
+
+
+@pytest.mark.parametrize(
+    ('memory_of', 'want'),
+    [
+        # What is kept falls with the micro-batch.
+        (
+            lambda c: 3 * GIB / c.optimizer.accumulation_steps,
+            {'optimizer.accumulation_steps': 4},
+        ),
+        # Recomputation alone is enough, and tried first where little is missing.
+        (
+            lambda c: GIB * (1.2 if c.model.remat == 'none' else 0.8),
+            {'model.remat': 'blocks'},
+        ),
+        # Only the batch helps.
+        (lambda c: GIB * c.batch_size / 32, {'batch_size': 32, 'model.remat': 'full'}),
+        (lambda c: 9 * GIB, None),
+    ],
+)
+def test_the_suggestion_fits(memory_of, want, monkeypatch):
+    monkeypatch.setattr(plan_module, 'estimate', fake_estimate(memory_of))
+    config, mesh = digits(batch_size=128), make_mesh('cpu:8')[0]
+    first = plan_module.estimate(config, mesh, CHIP, 'cpu:8')
+    assert not first['fits']
+    assert suggest(config, mesh, CHIP, 'cpu:8', first) == want
+    assert config.batch_size == 128 and config.model.remat == 'none'
+
+
+def test_what_does_not_fit_is_status_3_with_the_flags_that_do(tmp_path, monkeypatch, capsys):
+    memory_of = lambda c: 2 * GIB / c.optimizer.accumulation_steps  # noqa: E731
+    monkeypatch.setattr(plan_module, 'estimate', fake_estimate(memory_of))
+    monkeypatch.setattr(plan_module, 'make_mesh', lambda topology: (make_mesh('cpu:8')[0], CHIP))
+    monkeypatch.setattr(plan_module, 'format_plan', lambda result: 'the plan')
+    assert plan(digits(), str(tmp_path), 'cpu:8') == 3
+    assert '--config.optimizer.accumulation_steps=2' in capsys.readouterr().out
+    saved = json.loads((tmp_path / 'plan.json').read_text())
+    assert saved['suggestion'] == {'optimizer.accumulation_steps': 2} and not saved['fits']
+
+
+@pytest.mark.slow
+def test_a_batch_that_cannot_fit_and_the_suggestion_followed(tmp_path):
+    def run(*flags):
+        return subprocess.run(
+            [sys.executable, 'run.py', '--config=configs/simclr_digits.py', '--mode=plan',
+             '--topology=cpu:8', f'--workdir={tmp_path}', *flags],
+            cwd=ROOT, env=os.environ | {'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+
+    pages = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    batch = 2 ** (pages // 200_000).bit_length()  # a pair takes several hundred kB
+    result = run(f'--config.batch_size={batch}')
+    assert result.returncode == 3, result.stderr
+    fields = json.loads((tmp_path / 'plan.json').read_text())['suggestion']
+    flags = [f'--config.{name}={value}' for name, value in ({'batch_size': batch} | fields).items()]
+    assert run(*flags).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ('topology', 'words'),
+    [
+        (None, '--topology: missing; it looks like'),
+        ('8', '--topology=8: is not one'),
+        ('cpu:9999', 'has 8 CPU devices'),
+        ('v9x:3x3', r'v9x:3x3: the TPU compiler does not know it or is missing'),
+    ],
+)
+def test_a_topology_that_is_not_one(topology, words):
+    with pytest.raises(ConfigError, match=words):
+        make_mesh(topology)
