@@ -14,7 +14,7 @@ from simclr_jax import parallel
 from simclr_jax.losses import nt_xent, regression_loss
 from simclr_jax.methods.factory import METHODS
 from simclr_jax.models.factory import create_encoder
-from simclr_jax.optim.schedules import target_decay
+from simclr_jax.optim.schedules import one_cycle, target_decay
 from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import init_state
 from simclr_jax.train.step import make_train_step
@@ -28,7 +28,7 @@ FIELDS = {
 }
 # MoCo's queue is random at first, which is easy; after two steps it holds keys.
 FIRST_STEP = {'moco': 2}
-RATE = {'simclr': 0.004, 'moco': 0.03}  # of SGD; 0.02 where there is none
+RATE = {'simclr': 0.006, 'byol': 0.015, 'moco': 0.045, 'moco_v3': 0.03}  # the highest of SGD
 # Rounding grows tenfold a step in batches this small once a ReLU's input crosses zero.
 STEPS_TOGETHER = {'moco_v3': 7}
 COMPILE_QUICKLY = {'xla_backend_optimization_level': 0}
@@ -50,7 +50,7 @@ def make_batch(seed: int = 0, batch: int = BATCH) -> dict[str, np.ndarray]:
 def prepare(name: str, devices: int):
     """Returns the first state, on the host, and the step: compiled once, and quickly."""
     method, mesh = make(name), parallel.make_mesh(jax.devices()[:devices])
-    tx, probe = optax.sgd(RATE.get(name, 0.02), 0.9), OnlineProbe(3, 0.01)
+    tx, probe = optax.sgd(one_cycle(RATE[name], 20, 40), 0.9), OnlineProbe(3, 0.01)
     if devices == 1:
         init = jax.jit(
             lambda: init_state(method, tx, probe, 0, (BATCH, 2, 8, 8, 1)),
