@@ -127,7 +127,8 @@ def validate(config: ConfigDict) -> None:
     for field in ('data.mean', 'data.std'):
         ok = len(fields[field]) in (1, 3) and all(isinstance(x, float) for x in fields[field])
         check(ok, field, 'must hold one number for gray or three for colour images')
-    check(all(x != 0 for x in fields['data.std']), 'data.std', 'must not hold 0')
+    ok = all(isinstance(x, float) and x > 0 for x in fields['data.std'])
+    check(ok, 'data.std', 'must hold numbers above 0')
     check(
         fields['optimizer.warmup_epochs'] < fields['epochs'],
         'optimizer.warmup_epochs',

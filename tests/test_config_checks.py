@@ -34,7 +34,7 @@ def test_names_are_those_of_the_factories():
         ('augment.view1.hue=0.9', ['augment.view1.hue', '0.9', '0.5']),
         ('augment.view2.crop_area=(1.0,0.5)', ['augment.view2.crop_area', '(1.0, 0.5)']),
         ('eval.after_pretrain=lineareval', ['eval.after_pretrain', 'linear_eval']),
-        ('data.std=0.0', ['data.std', 'not hold 0']),
+        ('data.std=0.0', ['data.std', 'above 0']),
         ('moco.decay=-0.1', ['moco.decay=-0.1', 'between 0 and 1']),
         ('moco_v3.temperature=0', ['moco_v3.temperature=0.0', 'above 0']),
         ('optimizer.schedule=step', ['optimizer.schedule', 'did you mean steps?']),

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
 from simclr_jax import files, interruption, parallel
+from simclr_jax.config import RunError
 from simclr_jax.config_loading import check_same_run
 from simclr_jax.evaluate.run import check_protocol, evaluate
 from simclr_jax.optim.factory import excluded_names
@@ -93,8 +94,11 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
             log.add(step, metrics)
             if save:  # the metrics up to a checkpoint are on disk before it is
                 log.read()
-        except NotFinite:
-            _save_before(checkpoints, state, log)
+        except RunError as error:
+            if isinstance(error, NotFinite):
+                _save_before(checkpoints, state, log)
+            checkpoints.close()
+            log.close()
             raise
         if stop or step == length.total_steps:
             checkpoints.save_and_wait(step, state, log.sync)

@@ -93,6 +93,8 @@ def prepare(config: ConfigDict) -> Run:
     parallel.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
     sources.check_prepared(config.data.dataset, config.data.data_dir)
     source = sources.open_source(config.data.dataset, config.data.data_dir, config.data.train_split)
+    # Evaluation comes after days of training: what is wrong with its split is said now.
+    sources.open_source(config.data.dataset, config.data.data_dir, config.data.test_split)
     return assemble(config, mesh, source)
 
 

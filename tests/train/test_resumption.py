@@ -1,6 +1,6 @@
 """Real processes that are killed, told to end, and starved, and what they leave behind.
 
-The default run has one of each; `-m slow` has the numbers that the claims are made of.
+The default run has one kill and one SIGTERM in test_train.py.
 """
 
 import contextlib
@@ -23,6 +23,8 @@ from simclr_jax.report.writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 40
+
+pytestmark = pytest.mark.slow
 SHORT = (
     '--config=configs/simclr_digits.py',
     '--config.batch_size=64',
@@ -140,7 +142,6 @@ def at_a_random_moment(random, workdir, process, kind: int) -> None:
         time.sleep(random.uniform(0, 0.1))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('trial', range(30))
 def test_killed_at_a_random_moment(trial, start, undisturbed, tmp_path):
     random = np.random.RandomState(trial)
@@ -178,7 +179,6 @@ def assert_ends_in_peace_and_goes_on(trial, number, start, undisturbed, tmp_path
     assert_same_bits(tmp_path, undisturbed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('trial', range(20))
 def test_sigterm_at_a_random_moment(trial, start, undisturbed, tmp_path):
     assert_ends_in_peace_and_goes_on(trial, signal.SIGTERM, start, undisturbed, tmp_path)
@@ -188,7 +188,6 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(start, undisturbed, tmp_path)
     assert_ends_in_peace_and_goes_on(0, signal.SIGINT, start, undisturbed, tmp_path)
 
 
-@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(start, undisturbed, tmp_path):
     process = start(tmp_path, '--config.epochs=60')
     assert wait_for(rows_at_least(tmp_path, 3), process)
@@ -216,7 +215,6 @@ def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(start, undist
     assert_same_bits(tmp_path, undisturbed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('limit', ['tmpfs', 'file size'])
 @pytest.mark.parametrize('forever', [False, True])
 def test_a_disk_that_fills_up_in_the_middle(limit, forever, start, undisturbed, tmp_path):
@@ -272,7 +270,6 @@ def two_processes(start, workdir, *arguments):
     return [start(workdir, *flags, f'--process_id={i}', every=20) for i in range(2)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(('before', 'after'), [(1, 8), (8, 1), ('two', 1)])
 def test_another_number_of_devices_or_processes(before, after, start, undisturbed, tmp_path):
     if before == 'two':
@@ -290,7 +287,6 @@ def test_another_number_of_devices_or_processes(before, after, start, undisturbe
     np.testing.assert_allclose(losses, want, rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('told', [0, 1])
 def test_sigterm_to_one_of_two_processes_saves_in_both(told, start, tmp_path):
     processes = two_processes(start, tmp_path, '--config.epochs=60')
@@ -304,7 +300,6 @@ def test_sigterm_to_one_of_two_processes_saves_in_both(told, start, tmp_path):
     assert (tmp_path / f'checkpoints/{last}/checksums.sha256').exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('dead', [0, 1])
 def test_one_of_two_processes_dies_and_the_other_says_so(dead, start, tmp_path):
     processes = two_processes(start, tmp_path, '--config.epochs=60')
@@ -319,7 +314,6 @@ def test_one_of_two_processes_dies_and_the_other_says_so(dead, start, tmp_path):
     assert 'error: another process' in output or 'another task died' in output
 
 
-@pytest.mark.slow
 def test_the_first_batch_at_step_a_million_takes_as_long_as_at_step_0(folder):
     from simclr_jax.augment.recipe import DIGITS
     from simclr_jax.data import pipeline, sources
@@ -333,6 +327,6 @@ def test_the_first_batch_at_step_a_million_takes_as_long_as_at_step_0(folder):
         return time.perf_counter() - began
 
     seconds(0)
-    times = np.array([(seconds(0), seconds(1_000_000)) for _ in range(15)])
-    print('median seconds at 0 and at 1,000,000:', np.median(times, axis=0))
-    assert 0.9 < np.median(times[:, 1]) / np.median(times[:, 0]) < 1.1
+    times = np.array([(seconds(0), seconds(1_000_000)) for _ in range(5)])
+    print('least seconds at 0 and at 1,000,000:', times.min(axis=0))
+    assert times[:, 1].min() < 1.1 * times[:, 0].min()

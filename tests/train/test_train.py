@@ -37,6 +37,7 @@ def start(workdir, data_dir, *arguments, devices=1) -> subprocess.Popen:
         'JAX_PLATFORMS': 'cpu',
         'JAX_NUM_CPU_DEVICES': str(devices),
         'TFDS_DATA_DIR': data_dir,
+        'JAX_COMPILATION_CACHE_DIR': f'{data_dir}/cache',  # half of a short run is compiling
     }
     return subprocess.Popen(
         [sys.executable, 'run.py', *SHORT, f'--workdir={workdir}', *arguments],
@@ -86,16 +87,26 @@ def test_a_run_leaves_metrics_of_every_step_checkpoints_and_a_report(undisturbed
     assert sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir()) == [20, 30, 40]
 
 
-def test_killed_half_way_and_started_again_ends_with_the_same_bits(undisturbed, tmp_path, data_dir):
+def test_killed_and_told_to_end_and_started_again_ends_with_the_same_bits(
+    undisturbed, tmp_path, data_dir
+):
     process = start(tmp_path, data_dir)
-    # A checkpoint has its name once it is whole.
-    while len(read_metrics(tmp_path)) < 17 or not (tmp_path / 'checkpoints/10').exists():
+    while len(read_metrics(tmp_path)) < 17:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    output, _ = start(tmp_path, data_dir, '--mode=knn').communicate(timeout=60)
+    assert f'is in use by process {process.pid} on ' in output
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    process = start(tmp_path, data_dir)
+    assert any('/40  loss' in line for line in process.stdout)  # its first step
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    last = read_metrics(tmp_path)[-1]['step']
+    assert f'saved step {last} in {tmp_path}' in output
     output = finish(start(tmp_path, data_dir))
-    assert 'going on from the checkpoint of step' in output
+    assert f'going on from the checkpoint of step {last}' in output
     (step, state), (want_step, want) = final_state(tmp_path), final_state(undisturbed[0])
     assert step == want_step == 40
     for got, expected in zip(leaves(state), leaves(want), strict=True):
