@@ -3,6 +3,13 @@
 import dataclasses
 import math
 
+# SimCLR lets TensorFlow's sampler try 100 times; where ten tries fail, the image is so elongated
+# that hardly any box fits.
+CROP_TRIES = 10
+# SimCLR's; the "object" is the whole image, so smaller boxes are drawn again.
+MIN_OBJECT_COVERED = 0.1
+JITTER = ('brightness', 'contrast', 'saturation', 'hue')  # an `order` holds indices into it
+
 _CHOICES = {
     'crop_sampler': ('tensorflow', 'byol', 'torchvision', 'continuous'),
     'interpolation': ('bicubic', 'bilinear'),

@@ -10,14 +10,13 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from simclr_jax.augment.recipe import ViewRecipe, kernel_size
-
-# SimCLR lets TensorFlow's sampler try 100 times; where ten tries fail, the image is so elongated
-# that hardly any box fits.
-CROP_TRIES = 10
-# SimCLR's; the "object" is the whole image, so smaller boxes are drawn again.
-MIN_OBJECT_COVERED = 0.1
-JITTER = ('brightness', 'contrast', 'saturation', 'hue')  # `order` holds indices into it
+from simclr_jax.augment.recipe import (
+    CROP_TRIES,
+    JITTER,
+    MIN_OBJECT_COVERED,
+    ViewRecipe,
+    kernel_size,
+)
 
 Parameters = dict[str, tf.Tensor]
 
