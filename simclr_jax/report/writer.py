@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shutil
+import socket
 import sys
 import time
 from typing import Any, TextIO
@@ -19,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 
 class MetricWriter:
-    """Appends scalars to `workdir/metrics.jsonl` and, with TensorFlow, to `workdir/tensorboard`.
+    """Appends scalars to `workdir/metrics.jsonl` and to `workdir/tensorboard`.
 
     One line is one JSON object, `{"step": 100, "loss": 4.25}`, written out when `write` returns,
     with every digit of the float. What a full disk refuses is kept and written with a later line;
@@ -46,11 +47,7 @@ class MetricWriter:
         else:  # unbuffered: what a write has not taken is still ours
             self._file = open(path, 'ab', buffering=0)  # noqa: SIM115 - close() closes it
         self._unwritten = b''
-        self._tf = _import_tensorflow() if tensorboard else None
-        if self._tf:
-            self._summaries = self._tf.summary.create_file_writer(
-                str(workdir / 'tensorboard'), flush_millis=10_000
-            )
+        self._summaries = _open_summaries(workdir / 'tensorboard') if tensorboard else None
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Writes the scalars of one step. Raises `ValueError` for a scalar named `step`."""
@@ -60,14 +57,12 @@ class MetricWriter:
         self._unwritten += _to_line(row).encode()
         with contextlib.suppress(OSError):
             self._write_out()
-        if self._tf:
+        if self._summaries:
             try:
-                with self._summaries.as_default(step=int(step)):
-                    for name in scalars:
-                        self._tf.summary.scalar(name, row[name])
-            except Exception as error:  # TensorFlow's own kinds; a full disk mostly
+                self._summaries.write({name: row[name] for name in scalars}, int(step))
+            except OSError as error:  # a full disk mostly
                 _logger.warning('No more TensorBoard summaries: %s', error)
-                self._tf = None
+                self._summaries = None
 
     def sync(self) -> None:
         """Returns when every line would survive a power cut. Raises `OSError` where it cannot."""
@@ -79,8 +74,8 @@ class MetricWriter:
         with contextlib.suppress(OSError):
             self._write_out()
         self._file.close()
-        if self._tf:
-            with contextlib.suppress(Exception):
+        if self._summaries:
+            with contextlib.suppress(OSError):
                 self._summaries.close()
 
     def _write_out(self) -> None:
@@ -136,20 +131,42 @@ def _repair(workdir: epath.Path, last_step: float) -> None:
         temporary.replace(path)
 
 
-def _import_tensorflow() -> Any:
-    """TensorFlow with `tf.summary`, kept off the accelerator, or None."""
-    try:
-        import tensorflow as tf
+class _Summaries:
+    """TensorBoard's event file, by TensorBoard's own means: TensorFlow takes seconds to import."""
 
-        if not hasattr(tf.summary, 'scalar'):
-            raise ImportError('tf.summary needs the tensorboard package')
-    except Exception as error:  # a broken installation raises anything, and metrics.jsonl is enough
+    def __init__(self, folder: epath.Path):
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event = event_pb2.Event
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f'events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}'
+        self._records = RecordWriter((folder / name).open('wb'))
+        self._add(self._event(wall_time=time.time(), file_version='brain.Event:2'))
+
+    def write(self, scalars: dict[str, float], step: int) -> None:
+        event = self._event(wall_time=time.time(), step=step)
+        for name, scalar in scalars.items():
+            value = event.summary.value.add(tag=name)
+            value.metadata.plugin_data.plugin_name = 'scalars'
+            value.tensor.dtype = 1  # DT_FLOAT
+            value.tensor.float_val.append(scalar)
+        self._add(event)
+
+    def _add(self, event: Any) -> None:
+        self._records.write(event.SerializeToString())
+        self._records.flush()
+
+    def close(self) -> None:
+        self._records.close()
+
+
+def _open_summaries(folder: epath.Path) -> _Summaries | None:
+    try:
+        return _Summaries(folder)
+    except Exception as error:  # a broken installation raises anything, metrics.jsonl is enough
         _logger.warning('No TensorBoard summaries: %s', error)
         return None
-    # Raises where TensorFlow already runs: whoever started it has chosen its devices.
-    with contextlib.suppress(RuntimeError):
-        tf.config.set_visible_devices([], 'GPU')
-    return tf
 
 
 class Progress:

@@ -110,7 +110,6 @@ def test_a_kill_while_the_file_is_rewritten_changes_nothing(tmp_path, monkeypatc
 
 
 def test_tensorboard_reads_the_summaries(tmp_path):
-    pytest.importorskip('tensorflow')
     tensors = pytest.importorskip('tensorboard.util.tensor_util')
     accumulators = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
     with MetricWriter(tmp_path) as metrics:
@@ -125,15 +124,15 @@ def test_tensorboard_reads_the_summaries(tmp_path):
 
 
 @pytest.mark.parametrize('error', [ImportError('no such module'), TypeError('mixed versions')])
-def test_without_tensorflow_only_tensorboard_is_missing(tmp_path, monkeypatch, caplog, error):
+def test_without_the_package_only_tensorboard_is_missing(tmp_path, monkeypatch, caplog, error):
     real_import = builtins.__import__
 
-    def without_tensorflow(name, *args, **kwargs):
-        if name.startswith('tensorflow'):
+    def without_tensorboard(name, *args, **kwargs):
+        if name.startswith('tensorboard'):
             raise error
         return real_import(name, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, '__import__', without_tensorflow)
+    monkeypatch.setattr(builtins, '__import__', without_tensorboard)
     with MetricWriter(tmp_path) as metrics:
         metrics.write(1, {'loss': 2.0})
     assert read_metrics(tmp_path) == [{'step': 1, 'loss': 2.0}]
