@@ -1,4 +1,7 @@
-"""Records with random access: a TFDS builder prepared as ArrayRecord."""
+"""Records with random access: a TFDS builder prepared as ArrayRecord or TFRecord, or a folder.
+
+Opening and reading import no TensorFlow, unless a data set has to be made first.
+"""
 
 import contextlib
 import dataclasses
@@ -11,11 +14,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from simclr_jax.config import ConfigError
+from simclr_jax.data import folder, tfrecord
 
 BUILT_HERE = ('digits',)  # data sets that this package makes where they are missing
+FOLDER = 'folder'  # the name of what is no data set of TFDS, but the pictures below `data.path`
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """A split: serialized `tf.train.Example`s with an encoded `image` and, maybe, a `label`.
 
@@ -24,42 +29,55 @@ class Source:
       num_examples: how many records there are.
       image_shape: `(height, width, channel)`; None for a size that differs between images.
       label_names: name of each class; None where there are no labels.
+      canvas: side of the square that pictures of different sizes are decoded into, in pixels.
+      bad: the pictures left out so far, and why; it grows where one vanishes during the run.
     """
 
     read: Callable[[Sequence[int]], list[bytes]]
     num_examples: int
     image_shape: tuple[int | None, int | None, int]
     label_names: tuple[str, ...] | None
+    canvas: int = 512
+    bad: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def canvas_shape(self) -> tuple[int, int, int]:
+        """What every picture fits into: `(height, width, channel)`."""
+        height, width, channels = self.image_shape
+        return height or self.canvas, width or self.canvas, channels
 
     @property
     def num_classes(self) -> int:
         return len(self.label_names or ())
 
 
-def check_prepared(dataset: str, data_dir: str) -> None:
-    """Checks that a data set can be read, without importing TensorFlow.
+def check_prepared(dataset: str, data_dir: str, path: str = '') -> None:
+    """Checks that a data set, or the folder `path`, can be read, without importing TensorFlow.
 
     Raises:
-      ConfigError: it is not there, or not prepared as ArrayRecord; it says how to prepare it.
+      ConfigError: it is not there, or prepared in another format; it says how to prepare it.
     """
+    if dataset == FOLDER:
+        folder.check_there(path)
+        return
     if dataset in BUILT_HERE or '://' in data_dir:  # a bucket is looked at when it is opened
         return
     builder = dataset.partition(':')[0]  # without a version
     name = builder.partition('/')[0]  # without a builder's config
-    folder = default_data_dir(data_dir) / name
-    infos = sorted(folder.glob('**/dataset_info.json'))
+    place = default_data_dir(data_dir) / name
+    infos = sorted(place.glob('**/dataset_info.json'))
     if name == 'imagenet100':  # TFDS does not know it; it is made of imagenet2012
         builder = pathlib.Path(__file__).with_name('imagenet100.py')
-    prepare = f'tfds build {builder} --file_format=array_record --data_dir={folder.parent}'
+    prepare = f'tfds build {builder} --file_format=array_record --data_dir={place.parent}'
     if not infos:
         raise ConfigError(
-            f'data.dataset={dataset!r}: is not prepared under {folder.parent}; prepare it with '
+            f'data.dataset={dataset!r}: is not prepared under {place.parent}; prepare it with '
             f'`{prepare}`, name its place in data.data_dir, or take digits, which needs no download'
         )
     formats = {json.loads(info.read_text()).get('fileFormat') for info in infos}
-    if 'array_record' not in formats:
+    if not formats & {'array_record', 'tfrecord'}:
         raise ConfigError(
-            f'data.dataset={dataset!r}: {folder} is prepared as {", ".join(map(str, formats))}, '
+            f'data.dataset={dataset!r}: {place} is prepared as {", ".join(map(str, formats))}, '
             f'which has no random access; prepare it again with `{prepare}`'
         )
 
@@ -77,34 +95,48 @@ def subset(source: Source, indices: np.ndarray) -> Source:
     )
 
 
-def open_source(dataset: str, data_dir: str, split: str) -> Source:
+def open_source(
+    dataset: str,
+    data_dir: str,
+    split: str,
+    *,
+    path: str = '',
+    max_bad_fraction: float = 0.01,
+    canvas: int = 512,
+) -> Source:
     """Opens a split of a TFDS builder; makes the data set first if it is one of `BUILT_HERE`.
 
+    Args:
+      dataset: its name, or FOLDER.
+      data_dir: where TFDS keeps data; a folder's index is kept there too.
+      split: a split, slices allowed; of a folder 'train', 'test' or 'all'.
+      path: the folder, where `dataset` is FOLDER.
+      max_bad_fraction: of a folder's files that may be no pictures.
+      canvas: as in `Source`.
+
     Raises:
-      ConfigError: the data set or the split is not there.
+      ConfigError: the data set or the split is not there, or too many pictures are bad.
     """
-    import tensorflow_datasets as tfds
-
-    data_dir = data_dir if '://' in data_dir else str(default_data_dir(data_dir))
-    if dataset in BUILT_HERE:
-        from simclr_jax.data.digits import Digits
-
-        builder = Digits(data_dir=data_dir, file_format='array_record')
-        tfds.disable_progress_bar()  # a second of work, announced as a download of unknown size
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(FileExistsError):
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
-        tfds.enable_progress_bar()
-        # Read anew, since another process may have been the one that made it.
-        builder = Digits(data_dir=data_dir, file_format='array_record')
-    else:
-        builder = tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
+    if dataset == FOLDER:
+        return _open_folder(path, data_dir, split, max_bad_fraction, canvas)
+    builder = _open_builder(dataset, data_dir)
     try:
-        records = builder.as_data_source(
-            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
+        if builder.info.file_format.value == 'tfrecord':
+            if '://' in data_dir:
+                raise ConfigError(
+                    f'data.data_dir={data_dir!r}: TFRecord has no random access in a bucket; copy '
+                    f'it to a disk, or prepare {dataset} with --file_format=array_record'
+                )
+            parts = builder.info.splits[split].file_instructions
+            read, num_examples = tfrecord.open_records(
+                [(str(part.filename), part.skip, part.examples_in_shard_read) for part in parts],
+                default_data_dir(data_dir) / 'tfrecord_index',
+            )
+        else:
+            read, num_examples = _array_records(builder, split)
     except (KeyError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
             f'data split {split!r} of {dataset}: is not one of {", ".join(builder.info.splits)} '
             'or a slice of them'
@@ -112,8 +144,61 @@ def open_source(dataset: str, data_dir: str, split: str) -> Source:
     features = builder.info.features
     label = features['label'] if 'label' in list(features) else None
     return Source(
-        read=lambda indices: records.__getitems__([int(i) for i in indices]),
-        num_examples=len(records),
+        read=read,
+        num_examples=num_examples,
         image_shape=tuple(features['image'].shape),
         label_names=tuple(label.names) if label is not None else None,
+        canvas=canvas,
     )
+
+
+def _array_records(builder, split: str) -> tuple[Callable[[Sequence[int]], list[bytes]], int]:
+    import tensorflow_datasets as tfds
+
+    records = builder.as_data_source(
+        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+    return lambda indices: records.__getitems__([int(i) for i in indices]), len(records)
+
+
+def _open_builder(dataset: str, data_dir: str):
+    import tensorflow_datasets as tfds
+
+    data_dir = data_dir if '://' in data_dir else str(default_data_dir(data_dir))
+    if dataset not in BUILT_HERE:
+        return tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
+    prepared = sorted(pathlib.Path(data_dir).glob(f'{dataset}/*/dataset_info.json'))
+    if not prepared:
+        _build_digits(data_dir)
+        prepared = sorted(pathlib.Path(data_dir).glob(f'{dataset}/*/dataset_info.json'))
+    return tfds.builder_from_directory(prepared[-1].parent)
+
+
+def _build_digits(data_dir: str) -> None:
+    import tensorflow_datasets as tfds
+
+    from simclr_jax.data.digits import Digits
+
+    tfds.disable_progress_bar()  # a second of work, announced as a download of unknown size
+    # Another process may be the one that makes it.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(FileExistsError):
+        Digits(data_dir=data_dir, file_format='array_record').download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    tfds.enable_progress_bar()
+
+
+def _open_folder(
+    path: str, data_dir: str, split: str, max_bad_fraction: float, canvas: int
+) -> Source:
+    if split not in folder.SPLITS:
+        raise ConfigError(
+            f'data split {split!r} of the folder {path}: must be one of {", ".join(folder.SPLITS)}'
+        )
+    cache = default_data_dir('' if '://' in data_dir else data_dir) / 'folder_index'
+    index = folder.read_index(path, cache)
+    reader = folder.Reader(path, index, split, max_bad_fraction)
+    if not len(reader):
+        raise ConfigError(f'data split {split!r} of the folder {path}: is empty; take "all"')
+    shape, labels = (None, None, 3), index.label_names()
+    return Source(reader, len(reader), shape, labels, canvas, reader.bad)

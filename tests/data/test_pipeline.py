@@ -185,6 +185,6 @@ def test_what_is_not_there_is_named_with_the_way_out(data_dir, tmp_path):
     with pytest.raises(ConfigError, match=r"'trian' of digits: is not one of"):
         sources.open_source('digits', data_dir, 'trian')
     (tmp_path / 'mnist/3.0.1').mkdir(parents=True)
-    (tmp_path / 'mnist/3.0.1/dataset_info.json').write_text('{"fileFormat": "tfrecord"}')
-    with pytest.raises(ConfigError, match=r'prepared as tfrecord.*file_format=array_record'):
+    (tmp_path / 'mnist/3.0.1/dataset_info.json').write_text('{"fileFormat": "riegeli"}')
+    with pytest.raises(ConfigError, match=r'prepared as riegeli.*file_format=array_record'):
         sources.check_prepared('mnist', str(tmp_path))

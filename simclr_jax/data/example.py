@@ -1,0 +1,83 @@
+"""`tf.train.Example` without TensorFlow: the `image` and the `label` of a record, to and fro.
+
+The wire format is that of protocol buffers (protobuf.dev/programming-guides/encoding): a message
+is a sequence of tags, each with a number (type 0) or with bytes (type 2).
+"""
+
+from collections.abc import Iterator
+
+
+def parse(record: bytes) -> tuple[bytes, int]:
+    """Returns the encoded image and the label, -1 where there is none.
+
+    Raises:
+      ValueError: the record holds no `image`.
+    """
+    image, label = None, -1
+    for features in _values(record, 1):
+        for entry in _values(features, 1):
+            name = bytes(next(_values(entry, 1)))
+            if name == b'image':
+                image = _first(entry, (2, 1, 1))  # Feature.bytes_list.value
+            elif name == b'label':
+                label = _first(entry, (2, 3, 1))  # Feature.int64_list.value
+    if image is None:
+        raise ValueError('a record without an image')
+    if not isinstance(label, int):  # packed
+        label = _varint(label, 0)[0]
+    return bytes(image), label if label < 1 << 63 else label - (1 << 64)
+
+
+def serialize(image: bytes, label: int | None = None) -> bytes:
+    """Returns the record of an encoded image and, where it has one, its label."""
+    entries = [_field(1, b'image') + _field(2, _field(1, _field(1, image)))]
+    if label is not None:
+        number = _encode_varint(label % (1 << 64))
+        entries.append(_field(1, b'label') + _field(2, _field(3, _field(1, number))))
+    return _field(1, b''.join(_field(1, entry) for entry in entries))
+
+
+def _first(message: memoryview, path: tuple[int, ...]) -> memoryview | int:
+    for field in path:
+        message = next(_values(message, field))
+    return message
+
+
+def _values(message: bytes | memoryview, wanted: int) -> Iterator[memoryview | int]:
+    """The values of one field of a message."""
+    message, position = memoryview(message), 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        kind = tag & 7
+        if kind == 0:
+            value, position = _varint(message, position)
+        elif kind == 2:
+            length, position = _varint(message, position)
+            value, position = message[position : position + length], position + length
+        else:  # fixed numbers, which no image or label is
+            value, position = None, position + (8 if kind == 1 else 4)
+        if tag >> 3 == wanted:
+            yield value
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[position]
+        value |= (byte & 127) << shift
+        position += 1
+        if byte < 128:
+            return value, position
+        shift += 7
+
+
+def _field(number: int, value: bytes) -> bytes:
+    return _encode_varint(number << 3 | 2) + _encode_varint(len(value)) + value
+
+
+def _encode_varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*encoded, value])
