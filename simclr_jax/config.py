@@ -35,11 +35,14 @@ def default() -> ConfigDict:
     config.epochs = 100.0  # passes over the training split
 
     config.data = ConfigDict()
-    config.data.dataset = 'cifar10'  # a TFDS builder prepared as ArrayRecord, or 'digits'
+    config.data.dataset = 'cifar10'  # a prepared TFDS builder, 'digits' or 'folder'
+    config.data.path = ''  # the folder of pictures, where the dataset is 'folder'
+    config.data.max_bad_fraction = 0.01  # of a folder's files that may be no pictures
     config.data.data_dir = (
         ''  # where TFDS keeps data; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets
     )
-    config.data.train_split = 'train'  # TFDS split, slices allowed: 'train[:90%]'
+    # TFDS split, slices allowed: 'train[:90%]'. A folder has 'train', 'test' (a tenth) and 'all'.
+    config.data.train_split = 'train'
     config.data.test_split = 'test'  # only evaluated on, never trained or tuned on
     config.data.image_size = 32  # pixels, height and width of a view
     config.data.eval_crop = 1.0  # share of the shorter side in the centre that evaluation sees
@@ -47,7 +50,14 @@ def default() -> ConfigDict:
     config.data.std = (1.0,)  # divides them
     config.data.workers = 0  # parallel calls of the input pipeline; 0 leaves it to tf.data
 
+    # 'device': the data set lives in the accelerator's memory; needs augment.backend='jax'
+    config.data.cache = 'none'
+    # Side of the square that the 'jax' backend decodes pictures of different sizes into, in pixels.
+    config.data.canvas = 512
+
     config.augment = ConfigDict()
+    config.augment.backend = 'tf'  # views are made on the host; 'jax': inside the train step
+    config.augment.dtype = 'float32'  # or 'bfloat16': of the 'jax' backend's resizing and blurring
     set_views(config, *PRESETS['simclr'])
 
     config.model = ConfigDict()
@@ -127,6 +137,7 @@ def default() -> ConfigDict:
     config.health.on_collapse = 'warn'  # or 'stop'
 
     config.eval = ConfigDict()
+    config.eval.path = ''  # a folder with labels to evaluate on, where it is not the data's own
     config.eval.after_pretrain = ('linear_eval', 'knn')  # what pretraining ends with
     config.eval.batch_size = 512  # images a batch of feature extraction
     config.eval.baselines = True  # also the untrained encoder and raw pixels

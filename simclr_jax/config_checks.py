@@ -25,6 +25,9 @@ _CHOICES = {
     'model.padding': ('torch', 'simclr', 'same'),
     'model.remat': ('none', 'blocks', 'full'),
     'simclr.loss_impl': ('auto', 'dense', 'tiled'),
+    'data.cache': ('none', 'device'),
+    'augment.backend': ('tf', 'jax'),
+    'augment.dtype': ('float32', 'bfloat16'),
     'model.dtype': ('float32', 'bfloat16'),
     'health.on_nonfinite': ('stop', 'skip'),
     'health.on_collapse': ('warn', 'stop'),
@@ -37,6 +40,7 @@ _POSITIVE = (
     'epochs',
     'data.image_size',
     'data.eval_crop',
+    'data.canvas',
     'simclr.temperature',
     'simclr.num_layers',
     'simclr.hidden_dim',
@@ -86,6 +90,7 @@ _UNIT = (
     'optimizer.b1',
     'optimizer.b2',
     'data.eval_crop',
+    'data.max_bad_fraction',
 )
 
 
@@ -135,6 +140,7 @@ def validate(config: ConfigDict) -> None:
         f'must be below epochs={fields["epochs"]}; give fewer, or train longer',
     )
     _check_decay_epochs(fields, check)
+    _check_input(fields, check)
     check(fields['batch_size'] >= 2, 'batch_size', 'must be 2 or more')
     steps, batch = fields['optimizer.accumulation_steps'], fields['batch_size']
     if steps > 0 and batch >= 2:
@@ -150,6 +156,16 @@ def validate(config: ConfigDict) -> None:
         problems.append(str(error))
     if problems:
         raise ConfigError('\n'.join(problems))
+
+
+def _check_input(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
+    folder = fields['data.dataset'] == 'folder'  # whether it is there, prepare() says
+    check(folder or not fields['data.path'], 'data.path', 'needs data.dataset=folder beside it')
+    on_device = fields['data.cache'] == 'device'
+    want = "needs views that are made on the device: set augment.backend='jax' too"
+    check(not on_device or fields['augment.backend'] == 'jax', 'data.cache', want)
+    fits = fields['data.canvas'] >= fields['data.image_size'] or fields['augment.backend'] == 'tf'
+    check(fits, 'data.canvas', f'must be data.image_size={fields["data.image_size"]} or more')
 
 
 def _check_decay_epochs(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:

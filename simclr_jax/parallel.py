@@ -54,10 +54,13 @@ def local_rows(batch_size: int) -> slice:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays of this process's rows `[batch / processes, ...]`."""
+    """Makes global arrays of this process's rows `[batch / processes, ...]`, if not made yet."""
     sharding = batch_sharding(mesh)
     return {
-        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+        name: rows
+        if isinstance(rows, jax.Array)
+        else jax.make_array_from_process_local_data(sharding, rows)
+        for name, rows in batch.items()
     }
 
 

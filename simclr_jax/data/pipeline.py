@@ -125,6 +125,72 @@ def draw_parameters(
     )
 
 
+def canvas_batches(
+    source: Source,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int,
+    total_steps: int,
+    rows: slice | None = None,
+    workers: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the batches that `jax_ops.make_views` takes; the arguments are `train_batches`'s.
+
+    A batch holds `image` `[batch, *source.canvas_shape]` uint8, each picture decoded once into the
+    upper left of its canvas, `size` `[batch, 2]` int32, its height and width there, `index`
+    `[batch]` int32 and, where there are labels, `label`. A picture that is larger than the canvas
+    is made smaller: a JPEG while it is decoded, as far as that leaves it as large as the canvas.
+    """
+    rows = rows or slice(0, batch_size)
+    local = rows.stop - rows.start
+    parallel = workers or tf.data.AUTOTUNE
+
+    def read(step):
+        indices = order.batch_indices(seed, int(step), batch_size, source.num_examples)[rows]
+        return indices.astype(np.int32), np.array(source.read(indices), object)
+
+    def records(step):
+        index, serialized = tf.numpy_function(read, [step], (tf.int32, tf.string))
+        index.set_shape([local])
+        serialized.set_shape([local])
+        return {'index': index, **_parse(serialized, source)}
+
+    def canvas_of_one(example):
+        image, size = _decode_into(example.pop('image'), source.canvas_shape)
+        return {'image': image, 'size': size, **example}
+
+    dataset = tf.data.Dataset.range(start_step, total_steps)
+    dataset = dataset.map(records, 2, deterministic=True)
+    dataset = dataset.unbatch().map(canvas_of_one, parallel, deterministic=True)
+    return _iterate(dataset.batch(local, drop_remainder=True), workers)
+
+
+def decoded(source: Source, batch_size: int, workers: int = 0) -> Iterator[np.ndarray]:
+    """Yields, without end, the sizes `[batch, 2]` of pictures decoded whole, and nothing else.
+
+    It is what any pipeline is compared with.
+    """
+
+    def read(step):
+        indices = np.arange(step * batch_size, (step + 1) * batch_size) % source.num_examples
+        return np.array(source.read(indices), object)
+
+    def records(step):
+        serialized = tf.numpy_function(read, [step], tf.string)
+        serialized.set_shape([batch_size])
+        return _parse(serialized, source)['image']
+
+    def size(encoded):
+        return tf.shape(
+            tf.io.decode_image(encoded, source.image_shape[-1], expand_animations=False)
+        )
+
+    dataset = tf.data.Dataset.range(2**62).map(records, 2, deterministic=True).unbatch()
+    dataset = dataset.map(size, workers or tf.data.AUTOTUNE, deterministic=True)
+    return _iterate(dataset.batch(batch_size), workers)
+
+
 def eval_batches(
     source: Source,
     *,
@@ -230,6 +296,42 @@ def _encoded_size(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         lambda: tf.shape(tf.io.decode_image(encoded, expand_animations=False)),
     )
     return shape[0], shape[1]
+
+
+def _decode_into(encoded: tf.Tensor, canvas: tuple[int, int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes into a canvas `[height, width, channel]`; returns it and the picture's size `[2]`."""
+    height, width, channels = canvas
+
+    def jpeg():
+        def at(ratio):
+            return lambda: tf.io.decode_jpeg(encoded, channels, ratio=ratio)
+
+        # The largest reduction after which the picture is still too large, or just fits.
+        times = tf.reduce_max(tf.math.floordiv(tf.io.extract_jpeg_shape(encoded)[:2], side))
+        return tf.switch_case(
+            tf.searchsorted([2, 4, 8], [times], side='right')[0], [at(r) for r in (1, 2, 4, 8)]
+        )
+
+    side = tf.constant([height, width])
+    image = tf.cond(
+        tf.io.is_jpeg(encoded),
+        jpeg,
+        lambda: tf.io.decode_image(encoded, channels, expand_animations=False),
+    )
+    image = tf.ensure_shape(image, [None, None, channels])
+    size = tf.shape(image)[:2]
+    scale = tf.reduce_min(tf.cast(side, tf.float32) / tf.cast(size, tf.float32))
+
+    def shrunk():
+        fitting = tf.cast(tf.round(tf.cast(size, tf.float32) * scale), tf.int32)
+        smaller = tf.image.resize(image, tf.maximum(fitting, 1), 'area')
+        return _to_uint8(smaller / 255.0)
+
+    image = tf.cond(scale < 1, shrunk, lambda: image)
+    size = tf.shape(image)[:2]
+    beyond = side - size
+    image = tf.pad(image, [[0, beyond[0]], [0, beyond[1]], [0, 0]])
+    return tf.ensure_shape(image, canvas), size
 
 
 def _to_uint8(images: tf.Tensor) -> tf.Tensor:

@@ -1,8 +1,10 @@
 """`--mode=linear_eval` and `--mode=knn`, and what pretraining ends with: probes and the report."""
 
 import dataclasses
+import importlib
 import json
 import sys
+import types
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,12 +26,13 @@ from simclr_jax.evaluate.published import (
     published_linear_eval,
     published_protocol,
 )
+from simclr_jax.report.advice import input_advice
 from simclr_jax.report.html import format_table, write_report
 from simclr_jax.report.writer import read_metrics
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.health import alarms
 from simclr_jax.train.lock import hold
-from simclr_jax.train.setup import Run, prepare
+from simclr_jax.train.setup import Run, open_split, prepare
 from simclr_jax.train.state import TrainState
 
 _QUERIES, _NEIGHBOURS = 6, 8  # rows and columns of the report's sheet
@@ -92,12 +95,12 @@ def evaluate(
     if pretrain:
         result['pretrain'] = pretrain
     data = run.config.data
-    test_source = sources.open_source(data.dataset, data.data_dir, data.test_split)
-    train = _features(run, state, run.source)
+    train_source, test_source = _sources(run)
+    train = _features(run, state, train_source)
     test = _features(run, state, test_source)
-    if run.source.num_classes and test_source.num_classes:
+    if train_source.num_classes and test_source.num_classes:
         for probe in probes:
-            result[probe] = _probe(probe, run, state, train, test)
+            result[probe] = _probe(probe, run, state, train_source, train, test)
         if 'linear_eval' in probes:
             result['linear_eval_protocol'] = run.config.linear_eval.protocol
     else:
@@ -108,19 +111,32 @@ def evaluate(
         if table:
             print(f'\nAccuracy on {data.test_split} of {data.dataset}\n\n{format_table(table)}\n')
         report = epath.Path(workdir) / 'report.html'
-        _report(report, run, workdir, state, result, table, train, test, test_source, views)
+        splits = (train_source, train), (test_source, test)
+        _report(report, run, workdir, state, result, table, *splits, views)
         print(f'figures   {path}\nreport    {report}', flush=True)
     return result
 
 
-def _features(run: Run, state: TrainState, source: sources.Source) -> Features:
-    from simclr_jax.data import pipeline  # imports TensorFlow
+def _sources(run: Run) -> tuple[sources.Source, sources.Source]:
+    """Returns what the probes are trained on, and what they are tested on."""
+    if path := run.config.eval.path:
+        return open_split(run.config, 'train', path), open_split(run.config, 'test', path)
+    return run.source, open_split(run.config, run.config.data.test_split)
 
+
+def _inputs(run: Run) -> types.ModuleType:
+    """Returns the module that reads batches and images: one that needs no TensorFlow, if it can."""
+    if run.config.data.cache == 'device':
+        return importlib.import_module('simclr_jax.data.device')
+    return importlib.import_module('simclr_jax.data.pipeline')
+
+
+def _features(run: Run, state: TrainState, source: sources.Source) -> Features:
     config = run.config
     variables = {'encoder': state.encoder_variables()}
     if config.eval.baselines:
         variables['untrained'] = run.init().encoder_variables()
-    batches = pipeline.eval_batches(
+    batches = _inputs(run).eval_batches(
         source,
         batch_size=config.eval.batch_size,
         image_size=config.data.image_size,
@@ -140,15 +156,17 @@ def _features(run: Run, state: TrainState, source: sources.Source) -> Features:
 
 
 def _probe(
-    probe: str, run: Run, state: TrainState, train: Features, test: Features
+    probe: str, run: Run, state: TrainState, source: sources.Source, train: Features, test: Features
 ) -> dict[str, dict]:
     """Returns name of the feature to labels a class ('all', '10', ...) to `mean` and `std`."""
     settings = run.config[probe]
     if probe == 'linear_eval' and settings.protocol != 'fast':
-        return {'encoder': {'all': _published(run, state, train, test)}}
+        return {'encoder': {'all': _published(run, state, source, train, test)}}
+    _, counts = np.unique(train.labels[train.labels >= 0], return_counts=True)
+    per_class = [n for n in settings.labels_per_class if n <= counts.min()]  # what a class has
     options = {
-        'num_classes': run.source.num_classes,
-        'labels_per_class': ('all', *settings.labels_per_class),
+        'num_classes': source.num_classes,
+        'labels_per_class': ('all', *per_class),
         'draws': settings.draws,
         'seed': run.config.seed,
     }
@@ -191,14 +209,16 @@ def check_protocol(run: Run) -> Protocol | None:
     return dataclasses.replace(protocol, view=view)
 
 
-def _published(run: Run, state: TrainState, train: Features, test: Features) -> dict:
+def _published(
+    run: Run, state: TrainState, source: sources.Source, train: Features, test: Features
+) -> dict:
     from simclr_jax.data import pipeline
 
     config, protocol = run.config, check_protocol(run)
 
     def batches(examples, total_steps):
         return pipeline.train_batches(
-            sources.subset(run.source, examples),
+            sources.subset(source, examples),
             (protocol.view,),
             seed=config.seed,
             batch_size=protocol.batch_size,
@@ -214,7 +234,7 @@ def _published(run: Run, state: TrainState, train: Features, test: Features) -> 
         state.encoder_variables(),
         protocol,
         run.mesh,
-        run.source.num_classes,
+        source.num_classes,
         mean=config.data.mean,
         std=config.data.std,
         seed=config.seed,
@@ -224,11 +244,13 @@ def _published(run: Run, state: TrainState, train: Features, test: Features) -> 
 
 
 def _report(
-    path, run: Run, workdir, state: TrainState, result, table, train, test, test_source, views
+    path, run: Run, workdir, state: TrainState, result, table, train_split, test_split, views
 ) -> None:
-    from simclr_jax.data import pipeline
-
     config = run.config
+    (train_source, train), (test_source, test) = train_split, test_split
+    pretrain = result.get('pretrain', {})
+    share = pretrain.get('input_wait', 0.0)
+    advice = input_advice(share, backend=config.augment.backend, cache=config.data.cache)
     features, labels = test.values['encoder'], test.labels
     # Spread over the split, since data sets are often sorted by class.
     queries = np.linspace(0, len(features) - 1, _QUERIES).astype(int)
@@ -237,14 +259,14 @@ def _report(
     )
 
     def images(source, index):
-        return pipeline.read_images(
+        return _inputs(run).read_images(
             source, index, image_size=config.data.image_size, crop=config.data.eval_crop
         )
 
     metrics = read_metrics(workdir)
-    names = run.source.label_names
+    names = train_source.label_names
     shown = np.linspace(0, len(features) - 1, min(_PROJECTED, len(features))).astype(int)
-    neighbour_images = images(run.source, train.index[nearest.ravel()])
+    neighbour_images = images(train_source, train.index[nearest.ravel()])
     write_report(
         path,
         title=f'{config.method} on {config.data.dataset}',
@@ -254,7 +276,9 @@ def _report(
             'encoder': config.model.encoder,
             'data': f'{config.data.dataset}, {run.source.num_examples} training images',
             'steps': int(state.step),
-            **{k: v for k, v in result.get('pretrain', {}).items() if k != 'steps'},
+            **{k: v for k, v in pretrain.items() if k not in ('steps', 'input_wait')},
+            'input_wait': f'{share:.1%} of the time' + (f': {advice}' if advice else ''),
+            'bad_pictures': len(run.source.bad) or None,
             **alarms(metrics),
         },
         table=table,

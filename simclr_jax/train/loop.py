@@ -3,10 +3,7 @@
 import math
 import shlex
 import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +15,17 @@ from simclr_jax import config as config_lib
 from simclr_jax import files, interruption, parallel
 from simclr_jax.config import RunError
 from simclr_jax.config_loading import check_same_run
+from simclr_jax.data.folder import describe_bad
 from simclr_jax.evaluate.run import check_protocol, evaluate
 from simclr_jax.optim.factory import excluded_names
 from simclr_jax.report.writer import MetricWriter, Progress, read_metrics
+from simclr_jax.train import inputs
 from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.clock import Clock
 from simclr_jax.train.health import Monitor, NotFinite, embedding_metrics
 from simclr_jax.train.lock import hold
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.train.state import TrainState
-
-_SHEET_PAIRS = 8  # augmented pairs kept for the report
 
 
 def main(config: ConfigDict, workdir: str) -> None:
@@ -37,6 +35,8 @@ def main(config: ConfigDict, workdir: str) -> None:
         run = prepare(config)
         check_protocol(run)
         _say(_describe(run, workdir))
+        if run.source.bad:
+            _say(describe_bad(run.source.bad))
         state, pretrain, views = train(run, workdir)
         evaluate(run, workdir, state, config.eval.after_pretrain, pretrain, views)
 
@@ -63,8 +63,9 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
     """Trains to the end, or to a step after SIGTERM or Ctrl-C: then it saves and exits.
 
     Returns:
-      The final state; `seconds`, `steps` and `images_per_second` of the training; the first
-      augmented pairs `[pair, view, height, width, channel]` uint8, None where nothing was left.
+      The final state; `seconds`, `steps`, `images_per_second` and `input_wait` (the share of this
+      process's time) of the training; the first augmented pairs `[pair, view, height, width,
+      channel]` uint8, None where nothing was left.
     """
     config, length = run.config, run.length
 
@@ -72,7 +73,7 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     start = checkpoints.latest_step() or 0
     with ThreadPoolExecutor(1) as executor:
-        batches = executor.submit(_batches, run, start)
+        batches = executor.submit(inputs.train_batches, run, start)
         state, step_fn = _compile(run, workdir, checkpoints, start)
         batches = batches.result()
 
@@ -84,8 +85,8 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
         with log.clock.waiting():
             batch = next(batches)
         if views is None:
-            views = batch['image'][:_SHEET_PAIRS]
-        state, metrics = step_fn(state, parallel.put_batch(_for_step(batch, run), run.mesh))
+            views = inputs.sheet(batch, run, step - 1)
+        state, metrics = step_fn(state, parallel.put_batch(inputs.for_step(batch, run), run.mesh))
         stop = interruption.asked(step) and step < length.total_steps
         save = step % config.checkpoint.every_steps == 0 or step == length.total_steps or stop
         try:
@@ -114,12 +115,13 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
     log.close()
     interruption.finish()
     seconds = log.clock.seconds()
-    images_per_second = length.total_steps * config.batch_size / max(seconds, 1e-9)
-    return (
-        state,
-        {'seconds': seconds, 'steps': length.total_steps, 'images_per_second': images_per_second},
-        views,
-    )
+    figures = {
+        'seconds': seconds,
+        'steps': length.total_steps,
+        'images_per_second': length.total_steps * config.batch_size / max(seconds, 1e-9),
+        'input_wait': log.clock.input_share(),
+    }
+    return state, figures, views
 
 
 def _save_before(checkpoints: Checkpoints, state: TrainState, log: '_Log') -> None:
@@ -143,39 +145,6 @@ def _compile(run: Run, workdir: str, checkpoints: Checkpoints, start: int):
     return state, run.lower_step().compile()
 
 
-class _Clock:
-    """Time spent training, over all the processes that a run took, and waiting for input."""
-
-    def __init__(self, workdir: str, start_step: int, batch_size: int):
-        before = [row for row in read_metrics(workdir) if row['step'] <= start_step]
-        self._before = before[-1].get('seconds', 0.0) if before else 0.0
-        self._start = self._last = time.monotonic()
-        self._last_step = start_step
-        self._batch_size = batch_size
-        self._waited = 0.0
-
-    def waiting(self) -> '_Clock':
-        return self
-
-    def __enter__(self) -> None:
-        self._wait_start = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._waited += time.monotonic() - self._wait_start
-
-    def seconds(self) -> float:
-        return self._before + time.monotonic() - self._start
-
-    def since_last(self, step: int) -> dict[str, float]:
-        """Returns the rates since the call before: `images_per_second`, `input_wait` in [0, 1]."""
-        now = time.monotonic()
-        elapsed = max(now - self._last, 1e-9)
-        images = (step - self._last_step) * self._batch_size
-        rates = {'images_per_second': images / elapsed, 'input_wait': self._waited / elapsed}
-        self._last, self._last_step, self._waited = now, step, 0.0
-        return {**rates, 'seconds': self.seconds()}
-
-
 class _Log:
     """Reads the metrics of every step, some steps later, and writes those that are to be logged.
 
@@ -184,7 +153,7 @@ class _Log:
 
     def __init__(self, run: Run, workdir: str, start: int):
         config = run.config
-        self.clock = _Clock(workdir, start, config.batch_size)
+        self.clock = Clock(workdir, start, config.batch_size)
         self.due = False  # a step to be logged was added
         self._run = run
         self._unread: list[tuple[int, dict]] = []
@@ -245,6 +214,8 @@ class _Log:
             'learning_rate': float(self._run.schedule(step - 1)),  # the one that this step used
             **self.clock.since_last(step),
         }
+        if self._run.source.bad:
+            row['bad_pictures'] = float(len(self._run.source.bad))
         try:
             warning = self._monitor.check(step, row)
         finally:  # the row of a step that ends the run is kept
@@ -253,33 +224,14 @@ class _Log:
                 self._progress.update(step, row)
         if warning:
             _warn(warning)
+        inputs.check_bad(self._run)
+        config = self._run.config
+        if advice := self.clock.advise(backend=config.augment.backend, cache=config.data.cache):
+            _say(f'\n{advice}')
 
 
 def _without_embeddings(metrics: dict) -> dict:
     return {name: value for name, value in metrics.items() if name != 'embeddings'}
-
-
-def _batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray]]:
-    from simclr_jax.data import pipeline  # imports TensorFlow
-
-    config = run.config
-    return pipeline.train_batches(
-        run.source,
-        config_lib.view_recipes(config),
-        seed=config.seed,
-        batch_size=config.batch_size,
-        image_size=config.data.image_size,
-        start_step=start,
-        total_steps=run.length.total_steps,
-        rows=parallel.local_rows(config.batch_size),
-        workers=config.data.workers,
-    )
-
-
-def _for_step(batch: dict[str, Any], run: Run) -> dict[str, Any]:
-    """Returns what of a batch the train step takes."""
-    names = ('image', 'label') if run.probe else ('image',)
-    return {name: batch[name] for name in names}
 
 
 def _describe(run: Run, workdir: str) -> str:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
 from simclr_jax import parallel
+from simclr_jax.augment import jax_ops
 from simclr_jax.data import sources
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.factory import create_method
@@ -18,7 +19,11 @@ from simclr_jax.optim.factory import create_optimizer
 from simclr_jax.train.checkpoint import abstract_like
 from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import TrainState, init_state
-from simclr_jax.train.step import make_train_step
+from simclr_jax.train.step import Augment, make_train_step
+
+
+def _augment(batch: dict[str, jax.Array], step: jax.Array, **options) -> jax.Array:
+    return jax_ops.make_views(batch, step=step, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +54,35 @@ class Run:
             compiler_options={'xla_backend_optimization_level': 1} if on_cpu else None,
         )
 
+    @functools.cached_property
+    def augment(self) -> Augment | None:
+        """What makes views inside the train step; None where the host makes them."""
+        if self.config.augment.backend == 'tf':
+            return None
+        return functools.partial(
+            _augment,
+            recipes=config_lib.view_recipes(self.config),
+            seed=self.config.seed,
+            image_size=self.config.data.image_size,
+            dtype=self.config.augment.dtype,
+        )
+
     def init(self) -> TrainState:
         """Returns the state at step 0 on the mesh, the same each time."""
         return self._jitted_init()
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns the shapes and types of what of a batch the train step takes."""
-        size, channels = self.config.data.image_size, self.source.image_shape[-1]
-        batch = self.config.batch_size
-        shapes = {'image': jax.ShapeDtypeStruct((batch, 2, size, size, channels), jnp.uint8)}
+        count, data = self.config.batch_size, self.config.data
+        channels = self.source.image_shape[-1]
+        views = (count, 2, data.image_size, data.image_size, channels)
+        image = (count, *self.source.canvas_shape) if self.augment else views
+        shapes = {'image': jax.ShapeDtypeStruct(image, jnp.uint8)}
+        if self.augment:
+            shapes['size'] = jax.ShapeDtypeStruct((count, 2), jnp.int32)
+            shapes['index'] = jax.ShapeDtypeStruct((count,), jnp.int32)
         if self.probe:
-            shapes['label'] = jax.ShapeDtypeStruct((batch,), jnp.int32)
+            shapes['label'] = jax.ShapeDtypeStruct((count,), jnp.int32)
         return shapes
 
     def lower_step(self) -> jax.stages.Lowered:
@@ -74,12 +97,26 @@ class Run:
             mean=config.data.mean,
             std=config.data.std,
             skip_nonfinite=config.health.on_nonfinite == 'skip',
+            augment=self.augment,
         )
         return step.lower(self.abstract_state(), self.abstract_batch())
 
     def abstract_state(self) -> TrainState:
         """Returns the shapes, types and shardings of the state, computing nothing."""
         return abstract_like(jax.eval_shape(self._init_state), parallel.replicated(self.mesh))
+
+
+def open_split(config: ConfigDict, split: str, path: str = '') -> sources.Source:
+    """Opens a split of the config's data set, or of another folder."""
+    data = config.data
+    return sources.open_source(
+        sources.FOLDER if path else data.dataset,
+        data.data_dir,
+        split,
+        path=path or data.path,
+        max_bad_fraction=data.max_bad_fraction,
+        canvas=data.canvas,
+    )
 
 
 def prepare(config: ConfigDict) -> Run:
@@ -91,10 +128,13 @@ def prepare(config: ConfigDict) -> Run:
     mesh = parallel.make_mesh()
     parallel.check_batch_size('batch_size', config.batch_size, mesh)
     parallel.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
-    sources.check_prepared(config.data.dataset, config.data.data_dir)
-    source = sources.open_source(config.data.dataset, config.data.data_dir, config.data.train_split)
-    # Evaluation comes after days of training: what is wrong with its split is said now.
-    sources.open_source(config.data.dataset, config.data.data_dir, config.data.test_split)
+    sources.check_prepared(config.data.dataset, config.data.data_dir, config.data.path)
+    if config.eval.path:
+        sources.check_prepared(sources.FOLDER, config.data.data_dir, config.eval.path)
+    source = open_split(config, config.data.train_split)
+    if source.num_classes and not config.eval.path:
+        # Evaluation comes after days of training: what is wrong with its split is said now.
+        open_split(config, config.data.test_split)
     return assemble(config, mesh, source)
 
 

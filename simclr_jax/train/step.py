@@ -13,6 +13,8 @@ from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import TrainState
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
+# From a batch and the step to views `[batch, view, height, width, channel]` in [0, 1].
+Augment = Callable[[dict[str, jax.Array], jax.Array], jax.Array]
 
 _EMBEDDINGS = 256  # images of a batch whose embeddings are measured
 
@@ -20,10 +22,15 @@ _EMBEDDINGS = 256  # images of a batch whose embeddings are measured
 def normalize_images(
     images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> jax.Array:
-    """Turns uint8 images `[..., channel]` into float32, `(image / 255 - mean) / std`."""
+    """Turns uint8 images `[..., channel]` into float32, `(image / 255 - mean) / std`.
+
+    Floats are in [0, 1] already.
+    """
+    if images.dtype == jnp.uint8:
+        images = images.astype(jnp.float32) / 255.0
     shape = (1,) * (images.ndim - 1) + (-1,)
     mean, std = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (mean, std))
-    return (images.astype(jnp.float32) / 255.0 - mean) / std
+    return (images - mean) / std
 
 
 def make_train_step(
@@ -36,6 +43,7 @@ def make_train_step(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     skip_nonfinite: bool = False,
+    augment: Augment | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """Returns `step(state, batch) -> (state, metrics)`; the state given is used up.
 
@@ -50,10 +58,12 @@ def make_train_step(
       skip_nonfinite: what follows a loss or a gradient that is not finite. Its update is left out
         either way. True: the next step goes on with the next batch. False: the state stays as it
         was before, whatever comes.
+      augment: makes the views of a batch at a step; where None the batch's `image` holds views.
     """
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        views = normalize_images(batch['image'], mean, std)
+        images = augment(batch, state.step) if augment else batch['image']
+        views = normalize_images(images, mean, std)
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
         (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
             state.params, state.variables, state.extra, views, rng, state.step
