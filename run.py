@@ -32,7 +32,7 @@ Pretrains an image encoder without labels and shows how good it is.
   --config.FIELD=VALUE     changes one field of it, as --config.batch_size=512
   --workdir=DIR            where checkpoints, metrics and the report go (runs/<config name>)
   --mode=MODE              {modes}
-  --bench=NAME             what --mode=bench measures: loss, step
+  --bench=NAME             what --mode=bench measures: input, loss, step
   --topology=CHIPS         what --mode=plan compiles for: v5e:16x16, v4:4x4x4, cpu:8
   --coordinator=HOST:PORT --num_processes=N --process_id=I
                            several processes, where neither a TPU pod nor SLURM says so by itself

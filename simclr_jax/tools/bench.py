@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from simclr_jax.config import ConfigError, did_you_mean
 
 BENCHES = {
+    'input': 'simclr_jax.tools.bench_input',
     'loss': 'simclr_jax.tools.bench_loss',
     'step': 'simclr_jax.tools.bench_step',
 }
