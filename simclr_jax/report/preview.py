@@ -8,6 +8,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import parallel
 from simclr_jax.augment.recipe import ViewRecipe, kernel_size
 from simclr_jax.data import sources
+from simclr_jax.train.setup import open_split
 
 _IMAGES = 8  # rows of the sheet
 _TILE = 224  # pixels that an image of the sheet fits in
@@ -26,8 +27,8 @@ def preview(config: ConfigDict, workdir: str) -> None:
     if path.exists() and not path.is_dir():
         raise config_lib.ConfigError(f'--workdir={workdir}: is a file; name a directory')
     data = config.data
-    sources.check_prepared(data.dataset, data.data_dir)
-    source = sources.open_source(data.dataset, data.data_dir, data.train_split)
+    sources.check_prepared(data.dataset, data.data_dir, data.path)
+    source = open_split(config, data.train_split)
     config_lib.resolve_length(config, source.num_examples)
     originals, views, drawn = first_views(config, source)
     recipes = config_lib.view_recipes(config)
