@@ -63,7 +63,7 @@ def create_encoder(
         padding=padding,
         zero_init_last_scale=zero_init_last_scale,
         remat=remat,
-        # Where the arithmetic is that of an accelerator, bytes are the speed.
+        # Where the arithmetic is that of an accelerator, its memory decides on the batch.
         fold_norm=jnp.dtype(dtype) == jnp.bfloat16,
         dtype=jnp.dtype(dtype),
     )

@@ -1,6 +1,4 @@
-"""Convolutions with their batch normalization, in fewer bytes.
-
-Accelerators spend a ResNet's step on moving activations, not on arithmetic.
+"""Convolutions with their batch normalization, in less memory and slightly fewer bytes.
 
 Batch normalization wants the statistics of a convolution's output before it can be used, so the
 output is written, read to be normalized, and kept for the backward pass. But the statistics of a

@@ -102,7 +102,7 @@ class ResNet(nn.Module):
     'blocks' each block, from its input; with 'full' each stage, from its input, block by block.
 
     `fold_norm` normalizes the 1x1 convolutions that end a block through their kernels, and pools
-    the 'imagenet' stem before it normalizes (`folded.py`): the same function in fewer bytes.
+    the 'imagenet' stem before it normalizes (`folded.py`): the same function in less memory.
 
     Parameters and running statistics are float32 whatever `dtype`, that of the computation.
     """
