@@ -15,7 +15,9 @@ from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 
 METHODS = ('simclr', 'byol', 'moco', 'moco_v3')
 LINEAR_PROTOCOLS = ('fast', 'simclr', 'byol', 'moco_v2', 'moco_v3')
-ENCODERS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet_tiny')
+RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200', 'resnet_tiny')
+VITS = ('vit_s16', 'vit_b16', 'vit_l16')
+ENCODERS = RESNETS + VITS
 
 
 class ConfigError(ValueError):
@@ -67,6 +69,14 @@ def default() -> ConfigDict:
     )
     config.model.padding = 'torch'  # 'torch', 'simclr' (SAME max-pooling) or 'same' (TensorFlow's)
     config.model.zero_init_last_scale = True  # the last scale of each residual block starts at 0
+    config.model.width = 1  # multiplies the filters of a ResNet; published: 1, 2 and 4
+    config.model.sk_ratio = 0.0  # selective kernels and ResNet-D; 0.0625 in SimCLR v2, 0 without
+    config.model.norm_scope = (
+        'global'  # rows that share batch statistics: all; 'groups' of them; those of a 'device'
+    )
+    config.model.norm_group_size = 32  # rows a group of 'groups'; SimCLR's count both views
+    config.model.pooling = 'token'  # of a ViT: the class token, or the 'mean' of the patches
+    config.model.freeze_patch_projection = True  # a ViT's stays random, as MoCo v3 has it
     config.model.remat = 'none'  # recompute activations: 'blocks', or 'full' for the least memory
     config.model.dtype = 'float32'  # of the encoder's and heads' arithmetic: or 'bfloat16'
 
@@ -77,6 +87,7 @@ def default() -> ConfigDict:
     config.simclr.output_dim = 128
     config.simclr.loss_impl = 'auto'  # 'dense', 'tiled' (never the whole matrix); 'auto': by size
     config.simclr.loss_scale = 1.0  # 2.0 is the original code's sum of both views' mean losses
+    config.simclr.eval_layer = 0  # evaluation reads the encoder; n: the head's n-th layer, 1 in v2
 
     config.byol = ConfigDict()
     config.byol.hidden_dim = 4096  # of projector and predictor
@@ -90,12 +101,15 @@ def default() -> ConfigDict:
     config.moco.num_layers = 2  # of the projection head: 1 in v1, 2 in v2
     config.moco.hidden_dim = 2048  # of the projection head; the paper's is the encoder's width
     config.moco.output_dim = 128
+    config.moco.shuffle = False  # keys, before their batch statistics; needs a norm_scope
 
     config.moco_v3 = ConfigDict()
     config.moco_v3.temperature = 1.0  # of InfoNCE, above 0
     config.moco_v3.hidden_dim = 4096  # of projector and predictor
     config.moco_v3.output_dim = 256
     config.moco_v3.base_decay = 0.99  # of the keys' moving average; rises to 1 along a cosine
+    config.moco_v3.num_layers = 2  # of the projector: 2 behind a ResNet, 3 behind a ViT
+    config.moco_v3.predictor_norm = False  # a last batch normalization: behind a ViT
 
     config.optimizer = ConfigDict()
     config.optimizer.name = 'lars'  # 'lars', 'sgd' or 'adamw'

@@ -12,6 +12,7 @@ from simclr_jax.config import (
     ENCODERS,
     LINEAR_PROTOCOLS,
     METHODS,
+    VITS,
     ConfigError,
     did_you_mean,
     flatten,
@@ -28,6 +29,8 @@ _CHOICES = {
     'data.cache': ('none', 'device'),
     'augment.backend': ('tf', 'jax'),
     'augment.dtype': ('float32', 'bfloat16'),
+    'model.norm_scope': ('global', 'groups', 'device'),
+    'model.pooling': ('token', 'mean'),
     'model.dtype': ('float32', 'bfloat16'),
     'health.on_nonfinite': ('stop', 'skip'),
     'health.on_collapse': ('warn', 'stop'),
@@ -41,6 +44,8 @@ _POSITIVE = (
     'data.image_size',
     'data.eval_crop',
     'data.canvas',
+    'model.width',
+    'model.norm_group_size',
     'simclr.temperature',
     'simclr.num_layers',
     'simclr.hidden_dim',
@@ -56,6 +61,7 @@ _POSITIVE = (
     'moco_v3.temperature',
     'moco_v3.hidden_dim',
     'moco_v3.output_dim',
+    'moco_v3.num_layers',
     'optimizer.trust_coefficient',
     'optimizer.accumulation_steps',
     'log.every_steps',
@@ -74,6 +80,8 @@ _NOT_NEGATIVE = (
     'health.min_rank',
     'seed',
     'data.workers',
+    'model.sk_ratio',
+    'simclr.eval_layer',
     'optimizer.learning_rate',
     'optimizer.warmup_epochs',
     'optimizer.weight_decay',
@@ -150,6 +158,7 @@ def validate(config: ConfigDict) -> None:
         size, batch = fields['moco.queue_size'], fields['batch_size']
         want = f'must be a multiple of batch_size={batch}; use {max(size // batch, 1) * batch}'
         check(size % batch == 0, 'moco.queue_size', want)
+    _check_model(fields, check)
     try:
         view_recipes(config)
     except ConfigError as error:
@@ -166,6 +175,29 @@ def _check_input(fields: dict[str, Any], check: Callable[[bool, str, str], None]
     check(not on_device or fields['augment.backend'] == 'jax', 'data.cache', want)
     fits = fields['data.canvas'] >= fields['data.image_size'] or fields['augment.backend'] == 'tf'
     check(fits, 'data.canvas', f'must be data.image_size={fields["data.image_size"]} or more')
+
+
+def _check_model(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
+    encoder, scope = fields['model.encoder'], fields['model.norm_scope']
+    if encoder in VITS:
+        want = f'must be a multiple of the 16 pixels of a patch of model.encoder={encoder!r}'
+        check(fields['data.image_size'] % 16 == 0, 'data.image_size', want)
+        want = f'has no effect on model.encoder={encoder!r}; leave it at 1'
+        check(fields['model.width'] == 1, 'model.width', want)
+    if encoder in (*VITS, 'resnet18', 'resnet34'):
+        want = f'model.encoder={encoder!r} has none; leave it at 0, or take resnet50 or deeper'
+        check(fields['model.sk_ratio'] == 0, 'model.sk_ratio', want)
+    if scope == 'groups' and fields['model.norm_group_size'] > 0:
+        views, size = 2 if fields['method'] == 'simclr' else 1, fields['model.norm_group_size']
+        rows = views * fields['batch_size'] // max(fields['optimizer.accumulation_steps'], 1)
+        want = f'must divide the {rows} rows that are normalized together'
+        check(rows % size == 0 and size > 1, 'model.norm_group_size', want)
+    if fields['method'] == 'moco' and fields['moco.shuffle']:
+        want = "has an effect with model.norm_scope='groups' or 'device' only; set both"
+        check(scope != 'global', 'moco.shuffle', want)
+    if fields['simclr.eval_layer']:
+        want = f'must be below simclr.num_layers={fields["simclr.num_layers"]}; 0 is the encoder'
+        check(fields['simclr.eval_layer'] < fields['simclr.num_layers'], 'simclr.eval_layer', want)
 
 
 def _check_decay_epochs(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:

@@ -17,7 +17,8 @@ from simclr_jax.config_checks import validate
 
 # Sections that may change between two commands on one workdir: they do not touch the training.
 FREE_FIELDS = (
-    *('data.data_dir', 'data.workers', 'data.max_bad_fraction', 'log', 'checkpoint', 'health'),
+    *('data.data_dir', 'data.workers', 'data.max_bad_fraction', 'simclr.eval_layer'),
+    *('log', 'checkpoint', 'health'),
     *('eval', 'linear_eval', 'knn'),
 )
 

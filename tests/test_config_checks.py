@@ -68,6 +68,29 @@ def test_a_queue_holds_whole_batches():
         load('method=moco', 'batch_size=64', 'moco.queue_size=100')
 
 
+@pytest.mark.parametrize(
+    ('overrides', 'words'),
+    [
+        (['model.encoder=vit_s16', 'data.image_size=40'], ['data.image_size=40', '16 pixels']),
+        (['model.encoder=vit_s16', 'data.image_size=32', 'model.width=2'], ['model.width=2', '1']),
+        (['model.encoder=resnet18', 'model.sk_ratio=0.0625'], ['model.sk_ratio', 'resnet50']),
+        (
+            ['batch_size=24', 'model.norm_scope=groups', 'model.norm_group_size=32'],
+            ['model.norm_group_size=32', 'the 48 rows'],
+        ),
+        (['method=moco', 'batch_size=128', 'moco.shuffle=True'], ['moco.shuffle=True', 'both']),
+        (['simclr.eval_layer=2'], ['simclr.eval_layer=2', 'simclr.num_layers=2']),
+        (['model.norm_scope=group'], ['model.norm_scope', 'did you mean groups?']),
+    ],
+)
+def test_an_encoder_s_fields_fit_one_another(overrides, words):
+    with pytest.raises(ConfigError) as error:
+        load(*overrides)
+    assert '\n' not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
 def test_every_problem_has_its_line():
     with pytest.raises(ConfigError) as error:
         load('batch_size=-1', 'knn.k=0')

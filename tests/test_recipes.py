@@ -208,7 +208,25 @@ def moco_v3_imagenet(epochs: float, rate: float, decay: float, base_decay: float
     numbers |= {'moco_v3.base_decay': base_decay, 'moco_v3.temperature': 1.0, 'peak': rate * 16}
     numbers |= {'batch_size': 4096, 'optimizer.trust_coefficient': 1e-3}
     numbers |= views(crop_area=(0.2, 1.0), crop_sampler='torchvision', interpolation='bilinear')
-    return MOCO_V3 | IMAGENET | IMAGENET_MEAN | BLUR_OF_BYOL | numbers
+    heads = {'moco_v3.num_layers': 2, 'moco_v3.predictor_norm': False}
+    return MOCO_V3 | IMAGENET | IMAGENET_MEAN | BLUR_OF_BYOL | heads | numbers
+
+
+def moco_v3_vit(encoder: str) -> dict:
+    return moco_v3_imagenet(300.0, 1.5e-4, 0.1, 0.99) | {
+        'model.encoder': encoder,
+        'model.pooling': 'token',
+        'model.freeze_patch_projection': True,
+        'moco_v3.temperature': 0.2,
+        'moco_v3.num_layers': 3,
+        'moco_v3.predictor_norm': True,
+        'optimizer.name': 'adamw',
+        'optimizer.b1': 0.9,
+        'optimizer.b2': 0.999,
+        'optimizer.warmup_epochs': 40.0,
+        'optimizer.exclude_bias_and_norm': False,
+        **views(crop_area=(0.08, 1.0)),
+    }
 
 
 # solo-learn's mocov3.yaml and asymmetric.yaml.
@@ -306,6 +324,8 @@ RECIPES = {  # (config, preset) -> {field: value}
     ('moco_v3_imagenet', 'r50_100'): moco_v3_imagenet(100.0, 0.6, 1e-6, 0.99),
     ('moco_v3_imagenet', 'r50_300'): moco_v3_imagenet(300.0, 0.3, 1e-6, 0.99),
     ('moco_v3_imagenet', 'r50_1000'): moco_v3_imagenet(1000.0, 0.3, 1.5e-6, 0.996),
+    ('moco_v3_imagenet', 'vit_s'): moco_v3_vit('vit_s16'),
+    ('moco_v3_imagenet', 'vit_b'): moco_v3_vit('vit_b16'),
     ('moco_v3_cifar10', ''): MOCO_V3 | CIFAR | CIFAR_MEAN | ASYMMETRIC_CIFAR | MOCO_V3_CIFAR,
 }
 

@@ -133,9 +133,9 @@ def _inputs(run: Run) -> types.ModuleType:
 
 def _features(run: Run, state: TrainState, source: sources.Source) -> Features:
     config = run.config
-    variables = {'encoder': state.encoder_variables()}
+    variables = {'encoder': state.all_variables()}
     if config.eval.baselines:
-        variables['untrained'] = run.init().encoder_variables()
+        variables['untrained'] = run.init().all_variables()
     batches = _inputs(run).eval_batches(
         source,
         batch_size=config.eval.batch_size,
@@ -145,7 +145,7 @@ def _features(run: Run, state: TrainState, source: sources.Source) -> Features:
         workers=config.data.workers,
     )
     return extract_features(
-        run.method.encoder,
+        run.method.representation(),
         variables,
         batches,
         run.mesh,
@@ -230,8 +230,8 @@ def _published(
         )
 
     trainer = LinearTrainer(
-        run.method.encoder,
-        state.encoder_variables(),
+        run.method.representation(),
+        state.all_variables(),
         protocol,
         run.mesh,
         source.num_classes,

@@ -40,6 +40,9 @@ class Method(Protocol):
 
     encoder: nn.Module
 
+    def representation(self) -> nn.Module:
+        """Returns what evaluation reads: a `Representation`, of all the variables of `init`."""
+
     def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
         """Returns `variables` (with `params`, whose `encoder` is what is kept) and `extra`."""
 
@@ -50,6 +53,21 @@ class Method(Protocol):
 
     def update_extra(self, extra: Tree, state: Any, aux: Aux, step: jax.Array) -> Tree:
         """Returns `extra` after the update that made `state`: EMA target, queue, centre."""
+
+
+class Representation(nn.Module):
+    """The encoder's output, or what follows the projector's first `head_layers` layers."""
+
+    encoder: nn.Module
+    projector: nn.Module | None = None
+    head_layers: int = 0
+
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Float `[n, height, width, channel]` to float32 features `[n, dim]`."""
+        features = self.encoder(images, train)
+        if not self.head_layers:
+            return features
+        return self.projector(features, train, layers=self.head_layers)
 
 
 def in_micro_batches(

@@ -8,8 +8,9 @@ import optax
 from flax import linen as nn
 
 from simclr_jax.losses import regression_loss
-from simclr_jax.methods.base import Aux, Tree, embedding_std, in_micro_batches
+from simclr_jax.methods.base import Aux, Representation, Tree, embedding_std, in_micro_batches
 from simclr_jax.models.heads import MLPHead
+from simclr_jax.models.normalization import GLOBAL, NormScope
 from simclr_jax.optim.schedules import target_decay
 
 
@@ -43,14 +44,24 @@ class BYOL:
     output_dim: int = 256
     base_decay: float = 0.996
     accumulation_steps: int = 1
+    norm_scope: NormScope = GLOBAL
     dtype: str = 'float32'
 
     @property
     def network(self) -> BYOLNetwork:
         def head() -> MLPHead:
-            return MLPHead(self.hidden_dim, self.output_dim, hidden_bias=True, dtype=self.dtype)
+            return MLPHead(
+                self.hidden_dim,
+                self.output_dim,
+                hidden_bias=True,
+                norm_scope=self.norm_scope,
+                dtype=self.dtype,
+            )
 
         return BYOLNetwork(self.encoder, head(), head())
+
+    def representation(self) -> Representation:
+        return Representation(self.encoder)
 
     def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
         online_rng, target_rng = jax.random.split(rng)

@@ -9,6 +9,7 @@ from simclr_jax.methods.moco import MoCo
 from simclr_jax.methods.moco_v3 import MoCoV3
 from simclr_jax.methods.simclr import SimCLR
 from simclr_jax.models.factory import create_encoder
+from simclr_jax.models.normalization import NormScope
 
 # name -> class; its fields are the config's section
 METHODS = {'simclr': SimCLR, 'byol': BYOL, 'moco': MoCo, 'moco_v3': MoCoV3}
@@ -19,23 +20,34 @@ def create_method(
 ) -> Method:
     """Returns the method that `config.method` names, around the encoder of `config.model`.
 
-    `mesh` is what the batch is sharded over, for the losses that spell out their communication.
+    `mesh` is what the batch is sharded over, for the losses that spell out their communication and
+    for batch normalization of the 'device' scope; None is one device.
     """
+    model = config.model
+    devices = 1 if mesh is None else mesh.devices.size
+    sizes = {'global': 0, 'groups': model.norm_group_size, 'device': devices}
+    norm_scope = NormScope(model.norm_scope, sizes[model.norm_scope])
     encoder = create_encoder(
-        config.model.encoder,
+        model.encoder,
         image_size=config.data.image_size,
-        stem=config.model.stem,
-        padding=config.model.padding,
-        zero_init_last_scale=config.model.zero_init_last_scale,
-        remat=config.model.remat,
-        dtype=config.model.dtype,
+        stem=model.stem,
+        padding=model.padding,
+        zero_init_last_scale=model.zero_init_last_scale,
+        width=model.width,
+        sk_ratio=model.sk_ratio,
+        norm_scope=norm_scope,
+        pooling=model.pooling,
+        freeze_patch_projection=model.freeze_patch_projection,
+        remat=model.remat,
+        dtype=model.dtype,
     )
     over_mesh = {'mesh': mesh} if config.method == 'simclr' else {}
     return METHODS[config.method](
         encoder=encoder,
         total_steps=total_steps,
         accumulation_steps=config.optimizer.accumulation_steps,
+        norm_scope=norm_scope,
         **over_mesh,
-        dtype=config.model.dtype,
+        dtype=model.dtype,
         **config[config.method].to_dict(),
     )

@@ -9,9 +9,10 @@ from flax import linen as nn
 
 from simclr_jax.losses import info_nce
 from simclr_jax.losses.normalize import l2_normalize
-from simclr_jax.methods.base import Aux, Tree, embedding_std, in_micro_batches
+from simclr_jax.methods.base import Aux, Representation, Tree, embedding_std, in_micro_batches
 from simclr_jax.methods.simclr import SimCLRNetwork
 from simclr_jax.models.heads import MLPHead, torch_linear_init
+from simclr_jax.models.normalization import GLOBAL, NormScope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +27,10 @@ class MoCo:
     The v1 head is one linear layer (`num_layers=1`, where `hidden_dim` has no effect) at
     temperature 0.07, the v2 head two layers with a ReLU between them at 0.2.
 
-    The original shuffles keys between devices before they are normalized, so that a query and its
-    key do not share the batch statistics of one device. Here statistics are those of the global
-    batch and there is nothing to shuffle; query and key do share them.
+    The original normalizes on each device by itself, and shuffles the keys before it, so that a
+    query and its key do not share batch statistics: `shuffle`, with an encoder of `norm_scope`
+    'device' or 'groups'. Its 8 devices with 32 images each are groups of 32, on any number of
+    devices. Under 'global' statistics there is nothing to shuffle; query and key do share them.
     """
 
     encoder: nn.Module
@@ -39,7 +41,9 @@ class MoCo:
     num_layers: int = 2
     hidden_dim: int = 2048
     output_dim: int = 128
+    shuffle: bool = False
     accumulation_steps: int = 1
+    norm_scope: NormScope = GLOBAL
     dtype: str = 'float32'
 
     @property
@@ -51,10 +55,14 @@ class MoCo:
             hidden_bias=True,
             output_bias=True,
             hidden_norm=False,
+            norm_scope=self.norm_scope,
             kernel_init=torch_linear_init,
             dtype=self.dtype,
         )
         return SimCLRNetwork(self.encoder, projector)
+
+    def representation(self) -> Representation:
+        return Representation(self.encoder)
 
     def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
         network_rng, queue_rng = jax.random.split(rng)
@@ -79,12 +87,15 @@ class MoCo:
             (features, queries), variables = self.network.apply(
                 {'params': params, **variables}, views[:, 0], train=True, mutable=['batch_stats']
             )
+            images = views[:, 1]
+            if self.shuffle:
+                order = jax.random.permutation(rng, len(images))
+                images = images[order]
             (_, keys), key_variables = self.network.apply(
-                {'params': key_params, **key_variables},
-                views[:, 1],
-                train=True,
-                mutable=['batch_stats'],
+                {'params': key_params, **key_variables}, images, train=True, mutable=['batch_stats']
             )
+            if self.shuffle:
+                keys = keys[jnp.argsort(order)]
             outputs = (features, queries, jax.lax.stop_gradient(keys))
             return outputs, (variables, key_variables)
 

@@ -1,4 +1,4 @@
-"""MoCo v3 (Chen et al. 2021, https://arxiv.org/abs/2104.02057), its form for ResNets."""
+"""MoCo v3 (Chen et al. 2021, https://arxiv.org/abs/2104.02057)."""
 
 import dataclasses
 
@@ -8,9 +8,10 @@ import optax
 from flax import linen as nn
 
 from simclr_jax.losses import info_nce
-from simclr_jax.methods.base import Aux, Tree, embedding_std, in_micro_batches
+from simclr_jax.methods.base import Aux, Representation, Tree, embedding_std, in_micro_batches
 from simclr_jax.methods.byol import BYOLNetwork
 from simclr_jax.models.heads import MLPHead, torch_linear_init
+from simclr_jax.models.normalization import GLOBAL, NormScope
 from simclr_jax.optim.schedules import target_decay
 
 
@@ -22,6 +23,9 @@ class MoCoV3:
     batch statistics, of its own; keys come from a moving average of encoder and projector that
     starts as their copy and runs in training mode, without gradient. The loss is twice the
     temperature times the cross-entropy of both directions.
+
+    Behind a ResNet, the projector has two layers; behind a ViT it has three (`num_layers`), and the
+    predictor ends with batch normalization, too (`predictor_norm`).
     """
 
     encoder: nn.Module
@@ -30,21 +34,31 @@ class MoCoV3:
     hidden_dim: int = 4096
     output_dim: int = 256
     base_decay: float = 0.99
+    num_layers: int = 2
+    predictor_norm: bool = False
     accumulation_steps: int = 1
+    norm_scope: NormScope = GLOBAL
     dtype: str = 'float32'
 
     @property
     def network(self) -> BYOLNetwork:
-        def head(output_norm: str) -> MLPHead:
+        def head(num_layers: int, output_norm: str) -> MLPHead:
             return MLPHead(
                 self.hidden_dim,
                 self.output_dim,
+                num_layers,
                 output_norm=output_norm,
                 kernel_init=torch_linear_init,
+                norm_scope=self.norm_scope,
                 dtype=self.dtype,
             )
 
-        return BYOLNetwork(self.encoder, projector=head('plain'), predictor=head('none'))
+        projector = head(self.num_layers, 'plain')
+        predictor = head(2, 'plain' if self.predictor_norm else 'none')
+        return BYOLNetwork(self.encoder, projector, predictor)
+
+    def representation(self) -> Representation:
+        return Representation(self.encoder)
 
     def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
         variables = self.network.init(rng, views[:, 0], train=True)

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from simclr_jax.losses import nt_xent, tiled_nt_xent
 from simclr_jax.methods.base import (
     Aux,
+    Representation,
     Tree,
     embedding_std,
     in_micro_batches,
@@ -16,6 +17,7 @@ from simclr_jax.methods.base import (
     split_views,
 )
 from simclr_jax.models.heads import MLPHead
+from simclr_jax.models.normalization import GLOBAL, NormScope
 
 _LARGE = 2**22  # logits a device: 16 MiB, of which the dense loss holds several copies
 
@@ -36,6 +38,9 @@ class SimCLR:
     """Both views of an image attract; every other view of the global batch repels.
 
     Both views go through batch normalization together, as one batch (`tf2/model.py`).
+
+    The second version's head has three layers, and what is kept of it for evaluation and
+    fine-tuning is the first, `eval_layer=1` (v2, section 3; `ft_proj_selector` of `run.py`).
     """
 
     encoder: nn.Module
@@ -45,9 +50,11 @@ class SimCLR:
     hidden_dim: int = 2048
     output_dim: int = 128
     loss_scale: float = 1.0
+    eval_layer: int = 0
     loss_impl: str = 'auto'  # 'dense', 'tiled', or 'auto': tiled where the logits are many
     accumulation_steps: int = 1
     mesh: Mesh | None = None  # over all of whose axes the batch is sharded; None is one device
+    norm_scope: NormScope = GLOBAL
     dtype: str = 'float32'
 
     @property
@@ -58,9 +65,13 @@ class SimCLR:
             num_layers=self.num_layers,
             output_norm='scale_only',
             kernel_init=nn.initializers.normal(0.01),
+            norm_scope=self.norm_scope,
             dtype=self.dtype,
         )
         return SimCLRNetwork(self.encoder, projector)
+
+    def representation(self) -> Representation:
+        return Representation(self.encoder, self.network.projector, self.eval_layer)
 
     def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
         return self.network.init(rng, merge_views(views), train=True), ()

@@ -4,12 +4,15 @@ import difflib
 from typing import Any
 
 import jax.numpy as jnp
+from flax import linen as nn
 
+from simclr_jax.models.normalization import GLOBAL, NormScope
 from simclr_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
+from simclr_jax.models.vit import VisionTransformer
 
 SMALL_IMAGE = 32  # up to this size 'auto' takes the stem that does not shrink the image
 
-ENCODERS = {  # name -> fields of ResNet
+RESNETS = {  # name -> fields of ResNet
     # For images of 8 to 32 pixels on a CPU, where convolutions over tiny maps are slow.
     'resnet_tiny': {
         'stage_sizes': (1, 1, 1),
@@ -22,7 +25,14 @@ ENCODERS = {  # name -> fields of ResNet
     'resnet50': {'stage_sizes': (3, 4, 6, 3), 'block': BottleneckBlock},
     'resnet101': {'stage_sizes': (3, 4, 23, 3), 'block': BottleneckBlock},
     'resnet152': {'stage_sizes': (3, 8, 36, 3), 'block': BottleneckBlock},
+    'resnet200': {'stage_sizes': (3, 24, 36, 3), 'block': BottleneckBlock},
 }
+VITS = {  # name -> fields of VisionTransformer; the small one has MoCo v3's 12 heads, not DeiT's 6
+    'vit_s16': {'dim': 384, 'depth': 12, 'num_heads': 12},
+    'vit_b16': {'dim': 768, 'depth': 12, 'num_heads': 12},
+    'vit_l16': {'dim': 1024, 'depth': 24, 'num_heads': 16},
+}
+ENCODERS = (*RESNETS, *VITS)
 
 
 def create_encoder(
@@ -32,38 +42,59 @@ def create_encoder(
     stem: str = 'auto',
     padding: str = 'torch',
     zero_init_last_scale: bool = True,
+    width: int = 1,
+    sk_ratio: float = 0.0,
+    norm_scope: NormScope = GLOBAL,
+    pooling: str = 'token',
+    freeze_patch_projection: bool = True,
     remat: str = 'none',
     dtype: str = 'float32',
     **fields: Any,
-) -> ResNet:
+) -> nn.Module:
     """The encoder of `ENCODERS` with that name.
 
     Args:
-      name: a key of `ENCODERS`.
+      name: one of `ENCODERS`.
       image_size: height and width in pixels, which 'auto' looks at.
-      stem: 'imagenet', 'small', or 'auto': 'small' up to 32 pixels.
-      padding: 'torch', 'simclr' or 'same'; `ResNet` explains them.
-      zero_init_last_scale: start each residual block as the identity.
+      stem: of a ResNet, 'imagenet', 'small', or 'auto': 'small' up to 32 pixels.
+      padding: of a ResNet, 'torch', 'simclr' or 'same'; `ResNet` explains them.
+      zero_init_last_scale: start each block of a ResNet as the identity.
+      width: multiplies the filters of a ResNet.
+      sk_ratio: of a bottleneck ResNet's selective kernels; 0 is without.
+      norm_scope: of a ResNet's batch normalization.
+      pooling: of a ViT, 'token' or 'mean'; `VisionTransformer` explains them.
+      freeze_patch_projection: whether a ViT's projection of patches stays random.
       remat: 'none', 'blocks' or 'full': which activations the backward pass computes again.
       dtype: of the computation, 'float32' or 'bfloat16'.
-      **fields: other fields of `ResNet`, such as `widths`, instead of the ones in the table.
+      **fields: other fields of the module, such as `widths`, instead of the ones in the table.
 
     Raises:
       ValueError: the name is unknown.
     """
-    if name not in ENCODERS:
+    if name in VITS:
+        return VisionTransformer(
+            **VITS[name] | fields,
+            pooling=pooling,
+            freeze_patch_projection=freeze_patch_projection,
+            remat=remat,
+            dtype=jnp.dtype(dtype),
+        )
+    if name not in RESNETS:
         close = difflib.get_close_matches(name, ENCODERS)
         hint = f'did you mean {" or ".join(close)}? ' if close else ''
         raise ValueError(f'unknown encoder {name!r}: {hint}There are {", ".join(ENCODERS)}')
     if stem == 'auto':
         stem = 'small' if image_size <= SMALL_IMAGE else 'imagenet'
     return ResNet(
-        **ENCODERS[name] | fields,
+        **RESNETS[name] | fields,
         stem=stem,
         padding=padding,
         zero_init_last_scale=zero_init_last_scale,
+        width_multiplier=width,
+        sk_ratio=sk_ratio,
+        norm_scope=norm_scope,
         remat=remat,
         # Where the arithmetic is that of an accelerator, its memory decides on the batch.
-        fold_norm=jnp.dtype(dtype) == jnp.bfloat16,
+        fold_norm=jnp.dtype(dtype) == jnp.bfloat16 and norm_scope == GLOBAL,
         dtype=jnp.dtype(dtype),
     )

@@ -7,28 +7,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from simclr_jax.models.convolution import PADDINGS, conv
 from simclr_jax.models.folded import folded_conv_norm, pooled_conv_norm_relu
-from simclr_jax.models.normalization import batch_norm
+from simclr_jax.models.normalization import GLOBAL, NormScope, batch_norm
+from simclr_jax.models.selective_kernel import SelectiveKernel, average_windows
 
 STEMS = ('imagenet', 'small')
 REMATS = ('none', 'blocks', 'full')
-PADDINGS = ('torch', 'simclr', 'same')
-
-
-def conv(
-    features: int, kernel: int, stride: int, padding: str, dtype: jnp.dtype, name: str
-) -> nn.Conv:
-    """A convolution without bias, initialized as torchvision's ResNets are (He, fan out)."""
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        (stride, stride),
-        padding='SAME' if padding == 'same' else (kernel - 1) // 2,
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
-        name=name,
-    )
 
 
 class _Block(nn.Module):
@@ -38,6 +23,8 @@ class _Block(nn.Module):
     stride: int
     padding: str
     zero_init_last_scale: bool
+    sk_ratio: float
+    norm_scope: NormScope
     fold_norm: bool
     dtype: jnp.dtype
 
@@ -46,13 +33,25 @@ class _Block(nn.Module):
     ) -> jax.Array:
         """Convolutions of (features, kernel, stride), added to the input or to its projection."""
         block_conv = partial(conv, padding=self.padding, dtype=self.dtype)
-        norm = partial(batch_norm, train, self.dtype)
+        norm = partial(batch_norm, train, self.dtype, scope=self.norm_scope)
         last_scale = nn.initializers.zeros if self.zero_init_last_scale else nn.initializers.ones
 
         y = x
-        for i, layer in enumerate(layers[:-1], 1):
-            y = block_conv(*layer, name=f'conv{i}')(y)
-            y = nn.relu(norm(name=f'norm{i}')(y))
+        for i, (features, kernel, stride) in enumerate(layers[:-1], 1):
+            if self.sk_ratio and kernel == 3:
+                selective = SelectiveKernel(
+                    features,
+                    stride,
+                    self.sk_ratio,
+                    self.padding,
+                    self.norm_scope,
+                    self.dtype,
+                    name=f'conv{i}',
+                )
+                y = selective(y, train)
+            else:
+                y = block_conv(features, kernel, stride, name=f'conv{i}')(y)
+                y = nn.relu(norm(name=f'norm{i}')(y))
         features, kernel, stride = layers[-1]
         names = {'conv_name': f'conv{len(layers)}', 'norm_name': f'norm{len(layers)}'}
         widen = partial(folded_conv_norm, train=train, dtype=self.dtype)
@@ -62,11 +61,14 @@ class _Block(nn.Module):
             y = block_conv(features, kernel, stride, name=names['conv_name'])(y)
             y = norm(scale_init=last_scale, name=names['norm_name'])(y)
         if x.shape != y.shape:
+            stride = self.stride
+            if self.sk_ratio:
+                x, stride = average_windows(x, stride), 1
             names = {'conv_name': 'shortcut_conv', 'norm_name': 'shortcut_norm'}
             if self.fold_norm:
-                x = widen(x, features, self.stride, **names)
+                x = widen(x, features, stride, **names)
             else:
-                x = block_conv(features, 1, self.stride, name='shortcut_conv')(x)
+                x = block_conv(features, 1, stride, name='shortcut_conv')(x)
                 x = norm(name='shortcut_norm')(x)
         return nn.relu(x + y)
 
@@ -98,6 +100,12 @@ class ResNet(nn.Module):
     but the max-pooling has TensorFlow's `SAME`, as in the original SimCLR; 'same' is `SAME` in all
     layers, as in BYOL.
 
+    `sk_ratio` above 0 gives the bottleneck blocks selective kernels and average-pooled shortcuts,
+    and the 'imagenet' stem three 3x3 convolutions (ResNet-D): SimCLR v2's encoders, at 0.0625.
+
+    SimCLR's ResNet-18 and 34 project the shortcut of the first block too; here, as in torchvision,
+    only shortcuts that change their shape are projected.
+
     `remat` says what the backward pass computes again from what the forward pass kept: with
     'blocks' each block, from its input; with 'full' each stage, from its input, block by block.
 
@@ -110,10 +118,13 @@ class ResNet(nn.Module):
     stage_sizes: Sequence[int]  # blocks a stage
     block: type[_Block]
     widths: Sequence[int] = (64, 128, 256, 512)  # base filters a stage; the stem has the first
+    width_multiplier: int = 1  # of `widths`
     strides: Sequence[int] = (1, 2, 2, 2)  # of each stage's first block
     stem: str = 'imagenet'  # 'imagenet': 7x7 stride 2, max-pool stride 2; 'small': 3x3 stride 1
     padding: str = 'torch'
     zero_init_last_scale: bool = True  # of each block, which then starts as the identity
+    sk_ratio: float = 0.0  # of selective kernels; 0 is without
+    norm_scope: NormScope = GLOBAL
     remat: str = 'none'
     fold_norm: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -136,10 +147,12 @@ class ResNet(nn.Module):
             block = nn.remat(block, static_argnums=(2,))
         for i in range(self.stage_sizes[stage - 1]):
             x = block(
-                self.widths[stage - 1],
+                self.widths[stage - 1] * self.width_multiplier,
                 self.strides[stage - 1] if i == 0 else 1,
                 self.padding,
                 self.zero_init_last_scale,
+                self.sk_ratio,
+                self.norm_scope,
                 self.fold_norm,
                 self.dtype,
                 name=f'stage{stage}_block{i}',
@@ -147,11 +160,18 @@ class ResNet(nn.Module):
         return x
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
+        width = self.widths[0] * self.width_multiplier
+        if self.stem == 'small':
+            layers = [(width, 3, 1)]
+        elif self.sk_ratio:
+            layers = [(width // 2, 3, 2), (width // 2, 3, 1), (width, 3, 1)]
+        else:
+            layers = [(width, 7, 2)]
         pool_padding = ((1, 1), (1, 1)) if self.padding == 'torch' else 'SAME'
-        if self.fold_norm and self.stem == 'imagenet':
+        if self.fold_norm and self.stem == 'imagenet' and not self.sk_ratio:
             return pooled_conv_norm_relu(
                 x,
-                self.widths[0],
+                width,
                 train,
                 padding=self.padding,
                 pool_padding=pool_padding,
@@ -159,9 +179,11 @@ class ResNet(nn.Module):
                 conv_name='stem_conv',
                 norm_name='stem_norm',
             )
-        kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
-        x = conv(self.widths[0], kernel, stride, self.padding, self.dtype, 'stem_conv')(x)
-        x = nn.relu(batch_norm(train, self.dtype, name='stem_norm')(x))
+        for i, layer in enumerate(layers, 1):
+            suffix = str(i) if len(layers) > 1 else ''
+            x = conv(*layer, self.padding, self.dtype, f'stem_conv{suffix}')(x)
+            norm = batch_norm(train, self.dtype, scope=self.norm_scope, name=f'stem_norm{suffix}')
+            x = nn.relu(norm(x))
         if self.stem == 'imagenet':
             x = nn.max_pool(x, (3, 3), (2, 2), pool_padding)
         return x
@@ -173,6 +195,8 @@ class ResNet(nn.Module):
             raise ValueError(f'padding={self.padding!r}; it must be one of {", ".join(PADDINGS)}')
         if self.remat not in REMATS:
             raise ValueError(f'remat={self.remat!r}; it must be one of {", ".join(REMATS)}')
+        if self.sk_ratio and self.block is not BottleneckBlock:
+            raise ValueError(f'sk_ratio={self.sk_ratio}: only bottleneck blocks have it; take 0')
         if not len(self.stage_sizes) == len(self.widths) == len(self.strides):
             raise ValueError(
                 f'stage_sizes={self.stage_sizes}, widths={self.widths} and strides={self.strides} '

@@ -1,5 +1,7 @@
 """From the config's `optimizer` section to an optimizer."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +21,11 @@ SCHEDULES = ('cosine', 'one_cycle', 'steps')
 
 
 def create_optimizer(
-    config: ml_collections.ConfigDict, batch_size: int, steps_per_epoch: float, total_steps: int
+    config: ml_collections.ConfigDict,
+    batch_size: int,
+    steps_per_epoch: float,
+    total_steps: int,
+    frozen: Sequence[str] = (),
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer that the `optimizer` section names, and its learning rate at each step.
 
@@ -28,6 +34,7 @@ def create_optimizer(
       batch_size: the global one, which scales the learning rate.
       steps_per_epoch: turns `warmup_epochs` and `decay_epochs` into steps.
       total_steps: where the cosine reaches 0.
+      frozen: names of layers that neither a gradient nor weight decay changes.
 
     Raises:
       ValueError: the name, schedule or scaling is unknown, or the warm-up is as long as the run.
@@ -74,7 +81,16 @@ def create_optimizer(
         tx = optax.adamw(
             schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=mask
         )
+    if frozen:
+        tx = optax.chain(tx, optax.masked(optax.set_to_zero(), partial(_frozen_mask, names=frozen)))
     return tx, schedule
+
+
+def _frozen_mask(params: Any, names: Sequence[str]) -> Any:
+    def is_frozen(path: tuple[Any, ...], _) -> bool:
+        return any(jax.tree_util.keystr((key,), simple=True) in names for key in path)
+
+    return jax.tree_util.tree_map_with_path(is_frozen, params)
 
 
 def decay_mask(params: Any) -> Any:

@@ -15,6 +15,7 @@ from simclr_jax.augment import jax_ops
 from simclr_jax.data import sources
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.factory import create_method
+from simclr_jax.models.vit import PATCH_PROJECTION
 from simclr_jax.optim.factory import create_optimizer
 from simclr_jax.train.checkpoint import abstract_like
 from simclr_jax.train.probe import OnlineProbe
@@ -160,7 +161,11 @@ def assemble(config: ConfigDict, mesh: Mesh, source: sources.Source) -> Run:
     length = config_lib.resolve_length(config, source.num_examples)
     method = create_method(config, length.total_steps, mesh)
     tx, schedule = create_optimizer(
-        config.optimizer, config.batch_size, length.steps_per_epoch, length.total_steps
+        config.optimizer,
+        config.batch_size,
+        length.steps_per_epoch,
+        length.total_steps,
+        frozen=(PATCH_PROJECTION,) if config.model.freeze_patch_projection else (),
     )
     probe = None
     if source.num_classes and config.probe.learning_rate:

@@ -35,8 +35,16 @@ class TrainState:
 
     def encoder_variables(self) -> Tree:
         """Returns what `encoder.apply` takes."""
-        statistics = {name: tree['encoder'] for name, tree in self.variables.items()}
-        return {'params': self.params['encoder'], **statistics}
+        return encoder_part({'params': self.params, **self.variables})
+
+    def all_variables(self) -> Tree:
+        """Returns what `method.representation().apply` takes."""
+        return {'params': self.params, **self.variables}
+
+
+def encoder_part(variables: Tree) -> Tree:
+    """Returns the encoder's variables; one without batch normalization has parameters only."""
+    return {name: tree['encoder'] for name, tree in variables.items() if 'encoder' in tree}
 
 
 def init_state(
@@ -63,9 +71,7 @@ def init_state(
     if probe is not None:
         features = jax.eval_shape(
             lambda: method.encoder.apply(
-                {'params': params['encoder'], 'batch_stats': variables['batch_stats']['encoder']},
-                views[:, 0],
-                train=False,
+                encoder_part({'params': params, **variables}), views[:, 0], train=False
             )
         )
         probe_state = probe.init(features.shape[-1])

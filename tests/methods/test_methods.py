@@ -136,6 +136,37 @@ def test_simclr_passes_both_views_through_batch_normalization_together():
     assert aux.features.shape == (BATCH, 2, 32)  # four times the last width
 
 
+@pytest.mark.parametrize('layer', [0, 1])
+def test_simclr_evaluates_the_encoder_or_a_layer_of_its_head(layer):
+    method = make('simclr', num_layers=3, eval_layer=layer)
+    images = jnp.asarray(make_batch()['image'][:, 0] / 255.0, jnp.float32)
+    variables, _ = method.init(jax.random.key(0, impl='rbg'), images[:2, None])
+    found = method.representation().apply(variables, images, train=False)
+    params = variables['params']
+    expected = ENCODER.apply(
+        {name: tree['encoder'] for name, tree in variables.items()}, images, train=False
+    )
+    if layer:  # statistics start at 0 and 1
+        expected = expected @ params['projector']['dense1']['kernel'] / np.sqrt(1 + 1e-5)
+        expected = nn.relu(expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_keeps_float32_parameters_statistics_and_loss(name):
+    encoder = ENCODER.clone(dtype=jnp.bfloat16)
+    method = dataclasses.replace(make(name, dtype='bfloat16'), encoder=encoder)
+    views = jnp.zeros((BATCH, 2, 8, 8, 1))
+
+    def first_loss():
+        variables, extra = method.init(jax.random.key(0), views[:2])
+        params = variables.pop('params')
+        loss, aux = method.loss(params, variables, extra, views, jax.random.key(1), 0)
+        return params, variables, extra, loss, aux
+
+    for leaf in jax.tree.leaves(jax.eval_shape(first_loss)):
+        assert leaf.dtype in (jnp.float32, jnp.int32)
+
+
 def byol_loss(method, views):
     variables, extra = method.init(jax.random.key(0), views)
     params = variables.pop('params')

@@ -1,5 +1,7 @@
 """MoCo's and MoCo v3's steps against the original's order of events, written out."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,13 @@ import pytest
 from flax import linen as nn
 
 from simclr_jax import parallel
+from simclr_jax.config import default
 from simclr_jax.methods.moco import MoCo
 from simclr_jax.methods.moco_v3 import MoCoV3
+from simclr_jax.models.vit import PATCH_PROJECTION, VisionTransformer
+from simclr_jax.optim.factory import create_optimizer
+from simclr_jax.train.checkpoint import Checkpoints, abstract_like
+from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import init_state
 from simclr_jax.train.step import make_train_step, normalize_images
 
@@ -194,6 +201,55 @@ def test_the_queue_starts_random_on_the_sphere():
     np.testing.assert_allclose(queue.T @ queue / 512, np.eye(8) / 8, atol=0.03)
 
 
+def test_queue_and_pointer_are_checkpointed_on_eight_devices(tmp_path):
+    _, _, state = train(moco(), devices=8)
+    checkpoints = Checkpoints(str(tmp_path), keep=1)
+    checkpoints.save(STEPS, state)
+    checkpoints.close()
+    checkpoints = Checkpoints(str(tmp_path), keep=1)
+    restored = checkpoints.restore(STEPS, abstract_like(state, state.step.sharding))
+    checkpoints.close()
+    for name in ('queue', 'pointer'):
+        np.testing.assert_array_equal(restored.extra[name], state.extra[name])
+        assert restored.extra[name].sharding.is_fully_replicated
+        assert len(restored.extra[name].sharding.device_set) == 8
+    assert int(restored.extra['pointer']) == STEPS % 2 * BATCH
+
+
+def test_moco_v3_leaves_a_vit_s_patch_projection_alone():
+    """Neither gradient nor weight decay moves it; all else learns."""
+    encoder = VisionTransformer(dim=16, depth=1, num_heads=2, patch_size=2)
+    method = dataclasses.replace(moco_v3(num_layers=3, predictor_norm=True), encoder=encoder)
+    config = default().optimizer
+    config.update(name='adamw', learning_rate=0.1, weight_decay=0.1, exclude_bias_and_norm=False)
+    config.warmup_epochs = 0.0
+    tx, _ = create_optimizer(config, 256, 1, 10, frozen=(PATCH_PROJECTION,))
+    probe, mesh = OnlineProbe(3, 0.01), parallel.make_mesh()
+    init = jax.jit(
+        lambda: init_state(method, tx, probe, 0, SHAPE), out_shardings=parallel.replicated(mesh)
+    )
+    state = init()
+    assert set(state.encoder_variables()) == {'params'}  # it has no batch normalization
+    first = jax.tree.map(np.array, state.params)
+    batch = {'image': BATCHES[0], 'label': np.arange(BATCH, dtype=np.int32) % 3}
+    step = make_train_step(method, tx, probe, mesh, seed=0, mean=(0.5,), std=(0.25,))
+    for _ in range(2):
+        state, _ = step(state, parallel.put_batch(batch, mesh))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, first)
+    frozen = moved['encoder'].pop(PATCH_PROJECTION)
+    assert frozen == {'kernel': False, 'bias': False}
+    moved['encoder']['block0']['attention']['key'].pop('bias')  # a softmax does not see it
+    assert all(jax.tree.leaves(moved)), moved
+
+
+def test_a_vit_s_predictor_ends_with_batch_normalization():
+    method = moco_v3(num_layers=3, predictor_norm=True)
+    variables, _ = jax.eval_shape(lambda: method.init(jax.random.key(0), VIEWS))
+    norms = {part: sorted(tree) for part, tree in variables['batch_stats'].items()}
+    assert norms == {'projector': ['norm1', 'norm2', 'norm3'], 'predictor': ['norm1', 'norm2']}
+    assert 'norm3' not in variables['params']['projector']  # neither scale nor bias
+
+
 @pytest.mark.parametrize('queue_size', [BATCH - 1, BATCH + 1, 3 * BATCH // 2])
 def test_a_queue_that_holds_no_whole_batches_is_refused(queue_size):
     method = moco(queue_size=queue_size)
@@ -213,6 +269,12 @@ def init_and_loss(method):
         (moco, {'num_layers': 1}, 12 * 8 + 8, 0),
         (moco, {'num_layers': 2}, 12 * 16 + 16 + 16 * 8 + 8, 0),
         (moco_v3, {}, 12 * 16 + 2 * 16 + 16 * 8, 8 * 16 + 2 * 16 + 16 * 8),
+        (
+            moco_v3,
+            {'num_layers': 3, 'predictor_norm': True},
+            12 * 16 + 16 * 16 + 2 * 2 * 16 + 16 * 8,
+            8 * 16 + 2 * 16 + 16 * 8,
+        ),
     ],
 )
 def test_heads_have_the_layers_of_the_original(make, fields, projector, predictor):

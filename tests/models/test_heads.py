@@ -23,6 +23,10 @@ HEADS = {  # name -> (fields, parameters after 2048 features)
         {'hidden_dim': 4096, 'output_dim': 256, 'output_norm': 'plain'},
         2048 * 4096 + 2 * 4096 + 4096 * 256,
     ),
+    'moco_v3_vit_projector': (
+        {'hidden_dim': 4096, 'output_dim': 256, 'num_layers': 3, 'output_norm': 'plain'},
+        2048 * 4096 + 4096 * 4096 + 2 * 2 * 4096 + 4096 * 256,
+    ),
     'moco_v1': (
         {'hidden_dim': 2048, 'output_dim': 128, 'num_layers': 1, 'output_bias': True},
         2048 * 128 + 128,
@@ -98,6 +102,24 @@ def test_forward_equals_numpy(output_norm, hidden_norm):
         x = normalize(x) * last.get('scale', 1.0) + last.get('bias', 0.0)
     assert output.dtype == jnp.float32
     np.testing.assert_allclose(output, x, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_layers_of_a_head():
+    head = MLPHead(12, 5, num_layers=3, output_norm='scale_only')
+    features = np.random.default_rng(1).normal(size=(16, 8)).astype(np.float32)
+    variables = random_variables(head, features)
+    params, stats = variables['params'], variables['batch_stats']
+    stats = jax.tree.map(np.abs, stats)
+    x = features
+    for layer in (1, 2):
+        x = (x @ params[f'dense{layer}']['kernel'] - stats[f'norm{layer}']['mean']) / np.sqrt(
+            stats[f'norm{layer}']['var'] + 1e-5
+        )
+        x = np.maximum(x * params[f'norm{layer}']['scale'] + params[f'norm{layer}']['bias'], 0)
+        found = head.apply(
+            {'params': params, 'batch_stats': stats}, features, train=False, layers=layer
+        )
+        np.testing.assert_allclose(found, x, rtol=1e-4, atol=1e-5)
 
 
 def test_kernel_init_is_a_field():

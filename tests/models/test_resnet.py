@@ -59,6 +59,25 @@ class Reference:
         windows = self.windows(x, kernel.shape[0], stride, self.padding == 'same', 0.0)
         return np.einsum('nijxyc,xycd->nijd', windows, kernel)
 
+    def selective(self, x, params, stats, stride):
+        x = self.conv(x, params['conv'], stride)
+        x = np.maximum(self.norm(x, params['norm'], stats['norm']), 0)
+        streams = np.split(x, 2, axis=-1)
+        image = (streams[0] + streams[1]).mean(axis=(1, 2))
+        image = self.norm(image @ params['mix1']['kernel'], params['mix_norm'], stats['mix_norm'])
+        logits = np.split(np.maximum(image, 0) @ params['mix2']['kernel'], 2, axis=-1)
+        first = 1 / (1 + np.exp(logits[1] - logits[0]))[:, None, None]
+        return first * streams[0] + (1 - first) * streams[1]
+
+    def average(self, x, stride):
+        """TensorFlow's: SAME at stride 1, which ignores padding; one row of zeros at stride 2."""
+        result = np.zeros((len(x), -(-x.shape[1] // stride), -(-x.shape[2] // stride), x.shape[3]))
+        for i, j in np.ndindex(*result.shape[1:3]):
+            window = x[:, i * stride : i * stride + 2, j * stride : j * stride + 2]
+            count = 4 if stride == 2 else window.shape[1] * window.shape[2]
+            result[:, i, j] = window.sum(axis=(1, 2)) / count
+        return result
+
     def norm(self, x, params, stats):
         scale = params['scale'] / np.sqrt(stats['var'].astype(np.float64) + 1e-5)
         return (x - stats['mean']) * scale + params['bias']
@@ -66,19 +85,30 @@ class Reference:
     def block(self, x, name, stride, strided_conv):
         params, stats = self.params[name], self.stats[name]
         count = sum(key.startswith('conv') for key in params)
+        selective = 'norm' in params['conv2']
         y = x
         for i in range(1, count + 1):
+            if selective and i == 2:
+                y = self.selective(y, params['conv2'], stats['conv2'], stride)
+                continue
             y = self.conv(y, params[f'conv{i}'], stride if i == strided_conv else 1)
             y = self.norm(y, params[f'norm{i}'], stats[f'norm{i}'])
             y = np.maximum(y, 0) if i < count else y
         if 'shortcut_conv' in params:
+            if selective:
+                x, stride = self.average(x, stride), 1
             x = self.conv(x, params['shortcut_conv'], stride)
             x = self.norm(x, params['shortcut_norm'], stats['shortcut_norm'])
         return np.maximum(x + y, 0)
 
     def __call__(self, x, strided_conv):
-        x = self.conv(x.astype(np.float64), self.params['stem_conv'], 1 + (self.stem == 'imagenet'))
-        x = np.maximum(self.norm(x, self.params['stem_norm'], self.stats['stem_norm']), 0)
+        x = x.astype(np.float64)
+        strides = (2, 1, 1) if self.stem == 'imagenet' else (1,)
+        suffixes = ('1', '2', '3') if 'stem_conv1' in self.params else ('',)
+        for suffix, stride in zip(suffixes, strides, strict=False):
+            x = self.conv(x, self.params[f'stem_conv{suffix}'], stride)
+            norm = f'stem_norm{suffix}'
+            x = np.maximum(self.norm(x, self.params[norm], self.stats[norm]), 0)
         if self.stem == 'imagenet':
             x = self.windows(x, 3, 2, self.padding != 'torch', -np.inf).max(axis=(3, 4))
         x = self.block(x, 'stage1_block0', 1, strided_conv)
@@ -87,25 +117,27 @@ class Reference:
 
 
 @pytest.mark.parametrize(
-    ('block', 'padding', 'stem'),
+    ('block', 'padding', 'stem', 'sk_ratio'),
     [
-        (BasicBlock, 'torch', 'imagenet'),
-        (BasicBlock, 'simclr', 'imagenet'),
-        (BasicBlock, 'same', 'imagenet'),
-        (BasicBlock, 'torch', 'small'),
-        (BottleneckBlock, 'torch', 'imagenet'),
-        (BottleneckBlock, 'same', 'small'),
+        (BasicBlock, 'torch', 'imagenet', 0.0),
+        (BasicBlock, 'simclr', 'imagenet', 0.0),
+        (BasicBlock, 'same', 'imagenet', 0.0),
+        (BasicBlock, 'torch', 'small', 0.0),
+        (BottleneckBlock, 'torch', 'imagenet', 0.0),
+        (BottleneckBlock, 'same', 'small', 0.0),
+        (BottleneckBlock, 'simclr', 'imagenet', 0.0625),
+        (BottleneckBlock, 'simclr', 'small', 0.0625),
     ],
 )
-def test_forward_equals_a_float64_loop(block, padding, stem):
-    encoder = small_resnet(block, padding=padding, stem=stem)
+def test_forward_equals_a_float64_loop(block, padding, stem, sk_ratio):
+    encoder = small_resnet(block, padding=padding, stem=stem, sk_ratio=sk_ratio)
     # An even and an odd side, and five channels.
     images = np.random.default_rng(1).normal(size=(2, 20, 13, 5)).astype(np.float32)
     variables = random_variables(encoder, images.shape)
     features = jax.jit(encoder.apply, static_argnames='train')(variables, images, train=False)
     strided_conv = 1 if block is BasicBlock else 2  # the 3x3 of a bottleneck
     expected = Reference(variables, padding, stem)(images, strided_conv)
-    np.testing.assert_allclose(features, expected, rtol=1e-5)
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +271,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
     [
         ({'stem': 'large'}, "stem='large'; it must be one of imagenet, small"),
         ({'padding': 'valid'}, "padding='valid'; it must be one of torch, simclr, same"),
+        ({'sk_ratio': 0.1}, r'sk_ratio=0.1: only bottleneck blocks'),
         ({'strides': (1, 2, 2)}, r'strides=\(1, 2, 2\) must have one number a stage'),
     ],
 )

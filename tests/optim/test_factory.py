@@ -179,6 +179,17 @@ def test_other_parameters_are_decayed():
     assert excluded_names(params) == ['vit/norm/bias', 'vit/norm/scale']
 
 
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_a_frozen_layer_neither_moves_nor_decays(name):
+    params, gradients = params_and_gradients(steps=3)
+    config = section(name=name, weight_decay=0.5, exclude_bias_and_norm=False)
+    tx, _ = create_optimizer(config, 256, 4, 6, frozen=('dense',))
+    final = run(tx, params, gradients)
+    jax.tree.map(np.testing.assert_array_equal, final['dense'], params['dense'])
+    free = run(create_optimizer(config, 256, 4, 6)[0], params, gradients)
+    jax.tree.map(np.testing.assert_array_equal, final['norm'], free['norm'])
+
+
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [

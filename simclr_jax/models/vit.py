@@ -1,0 +1,124 @@
+"""Vision transformers without a classifier, as MoCo v3 has them (arXiv:2104.02057)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+POOLINGS = ('token', 'mean')
+PATCH_PROJECTION = 'patch_projection'  # the name of the layer that MoCo v3 does not train
+
+
+def sincos_positions(height: int, width: int, dim: int) -> np.ndarray:
+    """Fixed positions of a grid of patches, row by row: float32 `[height * width, dim]`.
+
+    The sine and the cosine of the row at `dim / 4` frequencies from 1 down to nearly 1 / 10,000,
+    then those of the column (`vits.py`).
+
+    Raises:
+      ValueError: `dim` does not divide by 4.
+    """
+    if dim % 4:
+        raise ValueError(f'dim={dim}; it must be a multiple of 4')
+    frequencies = 10_000.0 ** (-np.arange(dim // 4) / (dim // 4))
+    rows, columns = np.divmod(np.arange(height * width), width)
+    angles = [np.outer(place, frequencies) for place in (rows, columns)]
+    parts = [function(angle) for angle in angles for function in (np.sin, np.cos)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def patch_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Xavier's uniform of a patch as a vector: `+- sqrt(6 / (pixels * channels + dim))`."""
+    limit = math.sqrt(6 / (math.prod(shape[:-1]) + shape[-1]))
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+class Block(nn.Module):
+    """Attention and a perceptron of four times the width, each after a LayerNorm."""
+
+    num_heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dim = x.shape[-1]
+        init = nn.initializers.xavier_uniform()
+        y = layer_norm(self.dtype, 'norm1')(x)
+        x = x + nn.MultiHeadAttention(
+            self.num_heads,
+            dtype=self.dtype,
+            kernel_init=init,  # of queries, keys and values apart
+            force_fp32_for_softmax=True,
+            name='attention',
+        )(y)
+        y = layer_norm(self.dtype, 'norm2')(x)
+        y = nn.Dense(4 * dim, dtype=self.dtype, kernel_init=init, name='dense1')(y)
+        y = nn.gelu(y, approximate=False)
+        return x + nn.Dense(dim, dtype=self.dtype, kernel_init=init, name='dense2')(y)
+
+
+def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(1e-6, dtype=dtype, name=name)
+
+
+class VisionTransformer(nn.Module):
+    """A ViT up to its class token, or to the average of its patches.
+
+    Positions are fixed (`sincos_positions`) and no parameters. Where `freeze_patch_projection`, the
+    random projection of the patches gets no gradient, which MoCo v3 found to make training stable
+    (section 4.2); `PATCH_PROJECTION` is its name, for the optimizer to leave it alone.
+
+    Parameters are float32 whatever `dtype`, that of the computation; LayerNorm's statistics and the
+    softmax are float32, too.
+    """
+
+    dim: int
+    depth: int
+    num_heads: int
+    patch_size: int = 16
+    # 'token': the class token after the last LayerNorm. 'mean': no class token; the average of the
+    # patches without a last LayerNorm, which MoCo v3 found to cost 7 points (table 7, from memory).
+    pooling: str = 'token'
+    freeze_patch_projection: bool = True
+    remat: str = 'none'  # otherwise the backward pass computes each block again, from its input
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Float `[n, height, width, channel]` to float32 features `[n, dim]`."""
+        self._check(images)
+        x = nn.Conv(
+            self.dim,
+            (self.patch_size, self.patch_size),
+            (self.patch_size, self.patch_size),
+            padding='VALID',
+            dtype=self.dtype,
+            kernel_init=patch_init,
+            name=PATCH_PROJECTION,
+        )(images)
+        if self.freeze_patch_projection:
+            x = jax.lax.stop_gradient(x)
+        count, height, width, _ = x.shape
+        positions = jnp.asarray(sincos_positions(height, width, self.dim), self.dtype)
+        x = x.reshape(count, height * width, self.dim) + positions[None]
+        if self.pooling == 'token':
+            init = nn.initializers.normal(1e-6)
+            token = self.param('class_token', init, (1, 1, self.dim)).astype(self.dtype)
+            x = jnp.concatenate([jnp.tile(token, (count, 1, 1)), x], axis=1)
+        block_type = Block if self.remat == 'none' else nn.remat(Block)
+        for block in range(self.depth):
+            x = block_type(self.num_heads, self.dtype, name=f'block{block}')(x)
+        if self.pooling == 'mean':
+            return jnp.mean(x.astype(jnp.float32), axis=1)
+        return layer_norm(self.dtype, 'norm')(x[:, 0]).astype(jnp.float32)
+
+    def _check(self, images: jax.Array) -> None:
+        if self.pooling not in POOLINGS:
+            raise ValueError(f'pooling={self.pooling!r}; it must be one of {", ".join(POOLINGS)}')
+        if any(side % self.patch_size for side in images.shape[1:3]):
+            raise ValueError(
+                f'images have shape {images.shape}; height and width must be multiples of '
+                f'patch_size={self.patch_size}'
+            )
