@@ -20,7 +20,7 @@ from simclr_jax.train.setup import prepare
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 class Nothing(nn.Module):

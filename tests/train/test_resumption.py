@@ -25,7 +25,7 @@ from simclr_jax.report.writer import read_metrics
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 40
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 SHORT = (
     '--config=configs/simclr_digits.py',
     '--config.batch_size=64',
