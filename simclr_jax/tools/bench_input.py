@@ -23,7 +23,7 @@ from simclr_jax.models.factory import create_encoder
 from simclr_jax.train.setup import open_split
 
 _SIZE = (500, 375)  # width and height of the pictures made
-_QUALITY = 93  # such that they take about 80 kB
+_QUALITY = 95  # such that they take about 80 kB
 _PICTURES = 64
 _BATCH = 64
 _SECONDS = 6.0  # that each pipeline is watched for, in each turn
