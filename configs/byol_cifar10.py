@@ -2,7 +2,7 @@
 
     python run.py --config=configs/byol_cifar10.py --workdir=...
 
-Needs CIFAR-10, once: `tfds build cifar10 --file_format=array_record`.
+Needs CIFAR-10, once: `python -m simclr_jax.data.prepare cifar10`.
 
 Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733, which has no CIFAR-10 run. Views, heads,
 batch, epochs and target decay are solo-learn's (scripts/pretrain/cifar/byol.yaml, 92.58 % linear

@@ -3,10 +3,10 @@
     python run.py --config=configs/byol_imagenet.py:100 --workdir=gs://bucket/run1
 
 Needs ImageNet: its two archives in the `downloads/manual` folder of the TFDS data directory, then
-`tfds build imagenet2012 --file_format=array_record`.
+`python -m simclr_jax.data.prepare imagenet2012`.
 
-Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733. ResNet-50, batch 4096; the paper took
-about 8 hours for 300 epochs on 512 TPU v3 cores. Published linear top-1: 61.5 % (40 epochs), 74.4 %
+Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733. ResNet-50, batch 4096; its README says
+about 8 hours on 512 Cloud TPU v3 for 1,000 epochs. Published linear top-1: 61.5 % (40), 74.4 %
 (1,000 epochs, the default); not run here yet.
 """
 

@@ -2,8 +2,8 @@
 
     python run.py --config=configs/byol_imagenet100.py --workdir=...
 
-Needs ImageNet and then, once, `tfds build simclr_jax/data/imagenet100.py
---file_format=array_record`, whose file says where the classes are from.
+Needs ImageNet and then, once, `python -m simclr_jax.data.prepare imagenet100`; where the classes
+are from is in `simclr_jax/data/imagenet100.py`.
 
 Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733, which has no ImageNet-100 run. Encoder,
 batch, epochs, weight decay and target decay are solo-learn's

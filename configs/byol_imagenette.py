@@ -2,7 +2,7 @@
 
     python run.py --config=configs/byol_imagenette.py --workdir=...
 
-Needs Imagenette, once: `tfds build imagenette/160px-v2 --file_format=array_record` (100 MB).
+Needs Imagenette, once: `python -m simclr_jax.data.prepare imagenette/160px-v2` (100 MB).
 
 Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733, which has no Imagenette run; this is the
 recipe for fast iteration of its repository: ResNet-18 at 128 pixels, 1,000 epochs of batch 256,

@@ -3,7 +3,7 @@
     python run.py --config=configs/moco_v1_imagenet.py --workdir=gs://bucket/run1
 
 Needs ImageNet: its two archives in the `downloads/manual` folder of the TFDS data directory, then
-`tfds build imagenet2012 --file_format=array_record`.
+`python -m simclr_jax.data.prepare imagenet2012`.
 
 Paper: He et al. 2020, https://arxiv.org/abs/1911.05722. ResNet-50, batch 256 on 8 GPUs; hours
 are known for v2 only (`moco_v2_imagenet.py`). Published linear top-1: 60.8 % +- 0.2; not run here

@@ -2,7 +2,7 @@
 
     python run.py --config=configs/moco_v2_cifar10.py --workdir=...
 
-Needs CIFAR-10, once: `tfds build cifar10 --file_format=array_record`.
+Needs CIFAR-10, once: `python -m simclr_jax.data.prepare cifar10`.
 
 Paper: Chen et al. 2020, https://arxiv.org/abs/2003.04297, which has no CIFAR-10 run. Rate, weight
 decay, queue, temperature and epochs are those of solo-learn's MoCo v2+

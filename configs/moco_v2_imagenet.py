@@ -3,7 +3,7 @@
     python run.py --config=configs/moco_v2_imagenet.py:200 --workdir=gs://bucket/run1
 
 Needs ImageNet: its two archives in the `downloads/manual` folder of the TFDS data directory, then
-`tfds build imagenet2012 --file_format=array_record`.
+`python -m simclr_jax.data.prepare imagenet2012`.
 
 Paper: Chen et al. 2020, https://arxiv.org/abs/2003.04297. ResNet-50, batch 256; 200 epochs (the
 default) took 53 hours on 8 V100s. Published linear top-1: 67.5 % +- 0.1 (200 epochs), 71.1 % (800);

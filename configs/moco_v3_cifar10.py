@@ -2,7 +2,7 @@
 
     python run.py --config=configs/moco_v3_cifar10.py --workdir=...
 
-Needs CIFAR-10, once: `tfds build cifar10 --file_format=array_record`.
+Needs CIFAR-10, once: `python -m simclr_jax.data.prepare cifar10`.
 
 Paper: Chen et al. 2021, https://arxiv.org/abs/2104.02057, which pretrains on ImageNet only. Rate,
 weight decay, trust coefficient, temperature, target decay and epochs are solo-learn's

@@ -3,7 +3,7 @@
     python run.py --config=configs/moco_v3_imagenet.py:r50_100 --workdir=gs://bucket/run1
 
 Needs ImageNet: its two archives in the `downloads/manual` folder of the TFDS data directory, then
-`tfds build imagenet2012 --file_format=array_record`.
+`python -m simclr_jax.data.prepare imagenet2012`.
 
 Paper: Chen et al. 2021, https://arxiv.org/abs/2104.02057. Batch 4096, on 16 V100s of 32 GB for the
 ResNet-50, 32 for `vit_s` and 64 for `vit_b`; hours are not published. Published linear top-1:

@@ -2,7 +2,7 @@
 
     python run.py --config=configs/simclr_cifar10.py --workdir=...
 
-Needs CIFAR-10, once: `tfds build cifar10 --file_format=array_record`.
+Needs CIFAR-10, once: `python -m simclr_jax.data.prepare cifar10`.
 
 Paper: Chen et al. 2020, https://arxiv.org/abs/2002.05709, appendix B.9. ResNet-18 with the small
 stem, 1,000 epochs of batch 512. The README expects about 91 % linear (published there; not run

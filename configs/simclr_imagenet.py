@@ -3,7 +3,7 @@
     python run.py --config=configs/simclr_imagenet.py --workdir=gs://bucket/run1
 
 Needs ImageNet: its two archives in the `downloads/manual` folder of the TFDS data directory, then
-`tfds build imagenet2012 --file_format=array_record`.
+`python -m simclr_jax.data.prepare imagenet2012`.
 
 Paper: Chen et al. 2020, https://arxiv.org/abs/2002.05709. ResNet-50, 100 epochs of batch 4096.
 Published: about 6 hours on 32 TPU v3 cores, 64.5 % linear top-1 (69.1 % after 1,000 epochs); not

@@ -2,7 +2,7 @@
 
     python run.py --config=configs/simclr_imagenette.py --workdir=...
 
-Needs Imagenette, once: `tfds build imagenette/160px-v2 --file_format=array_record` (100 MB).
+Needs Imagenette, once: `python -m simclr_jax.data.prepare imagenette/160px-v2` (100 MB).
 
 Paper: Chen et al. 2020, https://arxiv.org/abs/2002.05709, which has no Imagenette run. Numbers are
 those of lightly-ai/lightly, docs/source/getting_started/benchmarks/imagenette_benchmark.py:

@@ -56,9 +56,10 @@ def test_an_impossible_value_is_one_line_that_helps(override, words):
 
 @pytest.mark.parametrize('epochs', ['5,30', '30,20', '30,70', 'ten'])
 def test_decay_epochs_rise_between_the_warmup_and_the_end(epochs):
-    load('epochs=60', 'optimizer.schedule=steps', 'optimizer.decay_epochs=20,30')
+    steps = ('epochs=60', 'optimizer.warmup_epochs=5', 'optimizer.schedule=steps')
+    load(*steps, 'optimizer.decay_epochs=20,30')
     with pytest.raises(ConfigError, match=r'^optimizer\.decay_epochs='):
-        load('epochs=60', 'optimizer.schedule=steps', f'optimizer.decay_epochs={epochs}')
+        load(*steps, f'optimizer.decay_epochs={epochs}')
 
 
 def test_a_queue_holds_whole_batches():

@@ -16,8 +16,7 @@ from simclr_jax.config_loading import load
 from simclr_jax.data import sources
 from simclr_jax.train import loop
 from simclr_jax.train.checkpoint import Checkpoints
-from simclr_jax.train.setup import prepare
-from simclr_jax.train.step import make_train_step
+from simclr_jax.train.setup import assemble
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 SIZES = {  # data set -> training images, stored shape, classes
@@ -25,6 +24,7 @@ SIZES = {  # data set -> training images, stored shape, classes
     'cifar10': (50_000, (32, 32, 3), 10),
     'imagenette/160px-v2': (9469, (None, None, 3), 10),
     'imagenet100': (126_689, (None, None, 3), 100),
+    'folder': (10_000, (None, None, 3), 10),
     'imagenet2012': (1_281_167, (None, None, 3), 1000),
 }
 DEFAULT_RUN = ('simclr_imagenet100', '')  # the others under `-m slow`
@@ -72,38 +72,26 @@ def make_records(count: int, shape: tuple, classes: int) -> list[bytes]:
     return records
 
 
-def put_source(monkeypatch, dataset: str, records: list[bytes] | None = None) -> None:
-    """Puts records, or none of as many as there really are, behind the name of a data set."""
+def make_source(dataset: str, records: list[bytes] | None = None) -> sources.Source:
+    """A source of these records, or of as many as there really are and none can be read."""
     num_examples, shape, classes = SIZES[dataset]
-    source = sources.Source(
-        lambda indices: [records[i] for i in indices],
-        len(records) if records else num_examples,
-        shape,
-        tuple(map(str, range(classes))),
+    names = tuple(map(str, range(classes)))
+    if records is None:
+        return sources.Source(lambda _: [], num_examples, shape, names)
+    return sources.Source(
+        lambda indices: [records[i] for i in indices], len(records), shape, names, canvas=64
     )
-    monkeypatch.setattr(sources, 'check_prepared', lambda *_: None)
-    monkeypatch.setattr(sources, 'open_source', lambda *_: source)
 
 
 @pytest.mark.parametrize(
     ('name', 'preset'),
     [pytest.param(*r, marks=() if r == DEFAULT_RUN else pytest.mark.slow) for r in ARCHITECTURES],
 )
-def test_shapes_at_full_size(name, preset, monkeypatch):
+def test_shapes_at_full_size(name, preset):
     config = load(f'{CONFIGS / name}.py:{preset}')
-    put_source(monkeypatch, config.data.dataset)
-    run = prepare(config)
-    data = config.data
-    step = make_train_step(
-        run.method, run.tx, run.probe, run.mesh, seed=0, mean=data.mean, std=data.std
-    )
-    shape = (config.batch_size, 2, data.image_size, data.image_size, run.source.image_shape[-1])
-    batch = {
-        'image': jax.ShapeDtypeStruct(shape, jnp.uint8),
-        'label': jax.ShapeDtypeStruct(shape[:1], jnp.int32),
-    }
+    run = assemble(config, parallel.make_mesh(), make_source(config.data.dataset))
     state = run.abstract_state()
-    after, metrics = jax.eval_shape(step, state, batch)
+    after, metrics = run.lower_step().out_info
     assert jax.tree.structure(after) == jax.tree.structure(state)
     for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
         assert (new.shape, new.dtype) == (old.shape, old.dtype)
@@ -130,18 +118,14 @@ def shrink(config: config_lib.ConfigDict, examples: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('name', 'preset'), ARCHITECTURES)
-def test_a_shrunk_copy_trains_three_steps_and_its_checkpoint_restores(
-    name, preset, monkeypatch, tmp_path
-):
+def test_a_shrunk_copy_trains_three_steps_and_its_checkpoint_restores(name, preset, tmp_path):
     config = load(f'{CONFIGS / name}.py:{preset}')
     shrink(config, examples=8)
-    dataset = config.data.dataset
-    put_source(monkeypatch, dataset, make_records(8, *SIZES[dataset][1:]))
-    one_device = parallel.make_mesh(jax.devices()[:1])
-    monkeypatch.setattr(parallel, 'make_mesh', lambda: one_device)
+    records = make_records(8, *SIZES[config.data.dataset][1:])
+    mesh = parallel.make_mesh(jax.devices()[:1])
     jax.config.update('jax_disable_most_optimizations', True)
     try:
-        run = prepare(config)
+        run = assemble(config, mesh, make_source(config.data.dataset, records))
         start = jax.device_get(run.init().params)
         state, pretrain, views = loop.train(run, str(tmp_path))
     finally:

@@ -21,6 +21,7 @@ LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 ALLOWED = {('config', 'augment')}
 TENSORFLOW = {'data/pipeline.py', 'data/digits.py', 'data/sources.py', 'augment/tf_ops.py'} | {
     'data/imagenet100.py',
+    'data/prepare.py',
 }
 FILES = sorted(PACKAGE.rglob('*.py'))
 

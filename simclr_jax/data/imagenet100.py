@@ -1,7 +1,7 @@
 """A TFDS builder for ImageNet-100: 100 classes of ImageNet, about 127,000 training images.
 
-    tfds build imagenet2012 --file_format=array_record
-    tfds build simclr_jax/data/imagenet100.py --file_format=array_record
+    python -m simclr_jax.data.prepare imagenet2012
+    python -m simclr_jax.data.prepare imagenet100
 
 The second command reads the first one's records, which have to be under the same data directory,
 once, and writes those of the classes, as they are, beside them (about 16 GB).

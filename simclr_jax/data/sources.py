@@ -66,9 +66,7 @@ def check_prepared(dataset: str, data_dir: str, path: str = '') -> None:
     name = builder.partition('/')[0]  # without a builder's config
     place = default_data_dir(data_dir) / name
     infos = sorted(place.glob('**/dataset_info.json'))
-    if name == 'imagenet100':  # TFDS does not know it; it is made of imagenet2012
-        builder = pathlib.Path(__file__).with_name('imagenet100.py')
-    prepare = f'tfds build {builder} --file_format=array_record --data_dir={place.parent}'
+    prepare = f'python -m simclr_jax.data.prepare {builder} --data_dir={place.parent}'
     if not infos:
         raise ConfigError(
             f'data.dataset={dataset!r}: is not prepared under {place.parent}; prepare it with '
@@ -125,7 +123,7 @@ def open_source(
             if '://' in data_dir:
                 raise ConfigError(
                     f'data.data_dir={data_dir!r}: TFRecord has no random access in a bucket; copy '
-                    f'it to a disk, or prepare {dataset} with --file_format=array_record'
+                    f'it to a disk, or prepare {dataset} as ArrayRecord there'
                 )
             parts = builder.info.splits[split].file_instructions
             read, num_examples = tfrecord.open_records(

@@ -180,11 +180,11 @@ def test_central_crop(photographs):
 
 
 def test_what_is_not_there_is_named_with_the_way_out(data_dir, tmp_path):
-    with pytest.raises(ConfigError, match=r'cifar10.*not prepared.*tfds build cifar10'):
+    with pytest.raises(ConfigError, match=r'cifar10.*not prepared.*data.prepare cifar10'):
         sources.check_prepared('cifar10', str(tmp_path))
     with pytest.raises(ConfigError, match=r"'trian' of digits: is not one of"):
         sources.open_source('digits', data_dir, 'trian')
     (tmp_path / 'mnist/3.0.1').mkdir(parents=True)
     (tmp_path / 'mnist/3.0.1/dataset_info.json').write_text('{"fileFormat": "riegeli"}')
-    with pytest.raises(ConfigError, match=r'prepared as riegeli.*file_format=array_record'):
+    with pytest.raises(ConfigError, match=r'prepared as riegeli.*data.prepare mnist'):
         sources.check_prepared('mnist', str(tmp_path))

@@ -138,6 +138,7 @@ def test_evaluation_by_itself_adds_to_the_results(undisturbed, data_dir):
     assert 'raw pixels' in output
 
 
+@pytest.mark.slow
 def test_a_papers_linear_evaluation_has_the_layout_of_the_fast_one(undisturbed, data_dir):
     workdir, _ = undisturbed
     fields = {'protocol': 'byol', 'epochs': 10, 'batch_size': 64, 'learning_rates': (0.004, 4.0)}
