@@ -66,6 +66,6 @@ def test_a_run_imports_no_tensorflow(tmp_path, data_dir, digits):
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'TFDS_DATA_DIR': data_dir}
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=environment, check=True, timeout=300)
     result = json.loads((tmp_path / 'result.json').read_text())
-    assert result['pretrain']['input_wait'] < 0.2  # drawing indices: nothing, but for a busy machine
+    assert result['pretrain']['input_wait'] < 0.2  # of a busy machine
     assert list((tmp_path / 'tensorboard').iterdir())
     assert 'Augmented views' in (tmp_path / 'report.html').read_text()
