@@ -78,7 +78,7 @@ class GroupedBatchNorm(nn.Module):
     devices that normalize apart would keep, if they averaged it.
     """
 
-    scope: NormScope
+    norm_scope: NormScope
     dtype: jnp.dtype
     use_scale: bool
     use_bias: bool
@@ -91,11 +91,11 @@ class GroupedBatchNorm(nn.Module):
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (dim,))
         running_var = self.variable('batch_stats', 'var', jnp.ones, (dim,))
         # An initialization sees a batch of any size, and keeps no statistics.
-        groups = 1 if self.is_initializing() else self.scope.num_groups(len(x))
+        groups = 1 if self.is_initializing() else self.norm_scope.num_groups(len(x))
         y = x.astype(jnp.float32).reshape(groups, -1, dim)
         mean = y.mean(axis=1, keepdims=True)
-        # In one pass over the activations, as nn.BatchNorm.
-        var = jnp.maximum(jnp.square(y).mean(axis=1, keepdims=True) - jnp.square(mean), 0)
+        # Two passes: a group is small, and the difference of two means would cancel.
+        var = jnp.square(y - mean).mean(axis=1, keepdims=True)
         if not self.is_initializing():
             for running, batch in ((running_mean, mean), (running_var, var)):
                 running.value = MOMENTUM * running.value + (1 - MOMENTUM) * batch.mean(axis=(0, 1))
