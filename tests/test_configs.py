@@ -104,7 +104,8 @@ def shrink(config: config_lib.ConfigDict, examples: int) -> None:
     """Three steps of a batch of all examples, small images, few channels."""
     config.batch_size, config.epochs = examples, 3.0
     config.data.image_size = min(config.data.image_size, 16)
-    config.model.encoder = 'resnet_tiny'
+    if config.model.encoder in config_lib.RESNETS:
+        config.model.encoder = 'resnet_tiny'  # a ViT of one patch is small enough
     head = config[config.method]
     for name, size in (('hidden_dim', 16), ('output_dim', 8), ('queue_size', 2 * examples)):
         if name in head:

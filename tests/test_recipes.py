@@ -294,7 +294,30 @@ SIMCLR_IMAGENET100 = {
 }
 BYOL_IMAGENET100 = {'peak': 2.0, 'optimizer.weight_decay': 1e-6, 'byol.base_decay': 0.99}
 
+# SimCLR v2, section 3, and the code's README: 6.4 = 0.1 sqrt(4096), warm-up over 5 % of 800 epochs.
+SIMCLR_V2 = {
+    'epochs': 800.0,
+    'optimizer.learning_rate': 0.1,
+    'optimizer.warmup_epochs': 40.0,
+    'peak': 6.4,
+    'simclr.num_layers': 3,
+    'simclr.eval_layer': 1,
+}
+
+
+def simclr_v2_imagenet(encoder: str, width: int, sk_ratio: float) -> dict:
+    model = {'model.encoder': encoder, 'model.width': width, 'model.sk_ratio': sk_ratio}
+    model |= {'simclr.hidden_dim': 2048 * width}
+    strengths = jitter(0.8, 0.8, 0.8, 0.2) | views(brightness_mode='multiplicative')
+    return SIMCLR | IMAGENET | RAW | strengths | SIMCLR_IMAGENET | SIMCLR_V2 | model
+
+
 RECIPES = {  # (config, preset) -> {field: value}
+    ('simclr_v2_imagenet', 'r50_1x'): simclr_v2_imagenet('resnet50', 1, 0.0),
+    ('simclr_v2_imagenet', 'r50_1x_sk'): simclr_v2_imagenet('resnet50', 1, 0.0625),
+    ('simclr_v2_imagenet', 'r50_2x_sk'): simclr_v2_imagenet('resnet50', 2, 0.0625),
+    ('simclr_v2_imagenet', 'r101_2x_sk'): simclr_v2_imagenet('resnet101', 2, 0.0625),
+    ('simclr_v2_imagenet', 'r152_3x_sk'): simclr_v2_imagenet('resnet152', 3, 0.0625),
     ('simclr_imagenette', ''): IMAGENETTE | IMAGENET_MEAN | SIMCLR_IMAGENETTE,
     ('byol_imagenette', ''): BYOL | IMAGENETTE | IMAGENET_MEAN | BLUR_OF_BYOL | BYOL_IMAGENETTE,
     ('simclr_imagenet100', ''): (
