@@ -92,6 +92,7 @@ def test_every_rate_is_trained_as_numpy_does(name):
         np.testing.assert_allclose(trained['bias'][place, 0], bias, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_held_out_part_of_the_training_split_chooses_the_rate():
     images, labels = make_data(400, seed=1)
     labels[:40] = -1  # without a label, an example is never trained on

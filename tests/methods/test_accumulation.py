@@ -51,7 +51,10 @@ def grads(name, count, mesh=None):
     return compiled(params, VIEWS), compiled.as_text()
 
 
-@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize(
+    'name',
+    [n if n in ('simclr', 'byol') else pytest.param(n, marks=pytest.mark.slow) for n in METHODS],
+)
 def test_four_micro_batches_have_the_gradients_of_one_batch(name, monkeypatch):
     monkeypatch.setattr(heads, 'batch_norm', row_norm)
     ((want_loss, want_features), want), _ = grads(name, 1)

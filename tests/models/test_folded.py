@@ -85,6 +85,7 @@ def test_the_running_averages_serve_in_evaluation():
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fold_norm', [False, True])
 def test_bfloat16_rounds_no_more_than_the_normalization(fold_norm):
     (want_loss, want_new), _ = step(False)

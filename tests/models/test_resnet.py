@@ -281,7 +281,7 @@ def test_errors_name_the_field(fields, message):
         encoder.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=True)
 
 
-@pytest.mark.parametrize('remat', ['blocks', 'full'])
+@pytest.mark.parametrize('remat', ['blocks', pytest.param('full', marks=pytest.mark.slow)])
 def test_rematerialization_changes_what_is_computed_and_not_the_result(remat):
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
     fields = {'stage_sizes': (2, 1), 'widths': (4, 4), 'strides': (1, 2), 'stem': 'small'}
