@@ -27,7 +27,7 @@ SIZES = {  # data set -> training images, stored shape, classes
     'folder': (10_000, (None, None, 3), 10),
     'imagenet2012': (1_281_167, (None, None, 3), 1000),
 }
-DEFAULT_RUN = ('simclr_imagenet100', '')  # the others under `-m slow`
+DEFAULT_RUN = ('simclr_imagenet100', '')  # the others under `-m long`
 
 
 def shipped() -> list[tuple[str, str]]:
@@ -85,7 +85,7 @@ def make_source(dataset: str, records: list[bytes] | None = None) -> sources.Sou
 
 @pytest.mark.parametrize(
     ('name', 'preset'),
-    [pytest.param(*r, marks=() if r == DEFAULT_RUN else pytest.mark.slow) for r in ARCHITECTURES],
+    [pytest.param(*r, marks=() if r == DEFAULT_RUN else pytest.mark.long) for r in ARCHITECTURES],
 )
 def test_shapes_at_full_size(name, preset):
     config = load(f'{CONFIGS / name}.py:{preset}')
@@ -117,7 +117,7 @@ def shrink(config: config_lib.ConfigDict, examples: int) -> None:
     validate(config)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(('name', 'preset'), ARCHITECTURES)
 def test_a_shrunk_copy_trains_three_steps_and_its_checkpoint_restores(name, preset, tmp_path):
     config = load(f'{CONFIGS / name}.py:{preset}')
