@@ -5,10 +5,11 @@
 Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733, whose method this is; the numbers are
 ours, as in simclr_digits.py, with both views alike and a target that follows fast, since the run
 is short.
-Measured on two cores of a shared virtual machine (Xeon, 2.5 GHz), in 146 s while others used
-it: 99.0 % linear with all labels, 96.1 % with ten a class.
+Measured on two cores of a shared virtual machine (Xeon, 2.5 GHz), while others used it: 99.2 %
+linear with all labels, 96.7 % with ten a class.
 
-Settings were compared on the training split, by its labels in five folds, with more epochs (120).
+Settings were compared on the training split, by its labels in five folds: 98.6 % linear, 97.1 % with
+ten a class, with a warm-up of 15 epochs. Earlier ones gave 99.0 % on the test split.
 """
 
 import dataclasses
