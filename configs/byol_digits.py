@@ -8,8 +8,8 @@ is short.
 Measured on two cores of a shared virtual machine (Xeon, 2.5 GHz), while others used it: 99.2 %
 linear with all labels, 96.7 % with ten a class.
 
-Settings were compared on the training split, by its labels in five folds: 98.6 % linear, 97.1 % with
-ten a class, with a warm-up of 15 epochs. Earlier ones gave 99.0 % on the test split.
+Settings were compared on the training split, by its labels in five folds: 98.6 % linear, 97.1 %
+with ten a class, with a warm-up of 15 epochs. Earlier ones gave 99.0 % on the test split.
 """
 
 import dataclasses
