@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from simclr_jax.methods.factory import METHODS
-from simclr_jax.models.factory import create_encoder
-from simclr_jax.models.normalization import GLOBAL, NormScope
+from simclr_jax.models.normalization import GLOBAL, NormScope, batch_norm
 
 BATCH, CHANGED = 16, 6  # view 1 of this example changes
 VIEWS = np.random.default_rng(0).normal(size=(BATCH, 2, 4, 4, 1)).astype(np.float32)
@@ -25,28 +25,37 @@ FEATURES = {
     ('moco_v3', GROUPS): (set(), {4, 5, 6, 7}),
     ('moco_v3', DEVICE): (set(), {6, 7}),
 }
+QUICKLY = {'xla_backend_optimization_level': 0}
 EXTRA = {'moco': {'queue_size': 32}}
+
+
+class Encoder(nn.Module):
+    """The smallest with batch normalization, quick to compile."""
+
+    norm_scope: NormScope
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Dense(12)(images.reshape(len(images), -1))
+        return nn.relu(batch_norm(train, jnp.float32, scope=self.norm_scope)(x))
 
 
 def forward(name, scope, **fields):
     """Returns a function of the views: the method's `Aux`, of fixed variables and randomness."""
-    encoder = create_encoder(
-        'resnet_tiny',
-        image_size=4,
-        stage_sizes=(1,),
-        widths=(4,),
-        strides=(1,),
-        norm_scope=scope,
-        zero_init_last_scale=False,
-    )
     sizes = {'hidden_dim': 8, 'output_dim': 4}
-    method = METHODS[name](encoder, 10, norm_scope=scope, **sizes | EXTRA.get(name, {}) | fields)
-    variables, extra = jax.jit(method.init)(jax.random.key(0, impl='rbg'), VIEWS[:2])
+    method = METHODS[name](
+        Encoder(scope), 10, norm_scope=scope, **sizes | EXTRA.get(name, {}) | fields
+    )
+    init = jax.jit(method.init, compiler_options=QUICKLY)
+    variables, extra = init(jax.random.key(0, impl='rbg'), VIEWS[:2])
     params = variables.pop('params')
     mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P('data'))
     rng = jax.random.key(3)
-    aux = jax.jit(lambda views: method.loss(params, variables, extra, views, rng, 0)[1])
+    aux = jax.jit(
+        lambda views: method.loss(params, variables, extra, views, rng, 0)[1],
+        compiler_options=QUICKLY,
+    )
     return lambda views: aux(jax.device_put(views, sharding)), rng
 
 

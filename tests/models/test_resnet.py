@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simclr_jax.models.normalization import NormScope
 from simclr_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
 
 
@@ -188,6 +189,23 @@ def test_batch_norm_is_global_on_eight_devices():
         sharded,
         step(images),
     )
+
+
+def test_every_normalization_has_the_scope():
+    """Selective kernels, shortcuts, stem: one image changes those of its group."""
+    scope = NormScope('groups', 4)
+    fields = {'stem': 'imagenet', 'sk_ratio': 0.0625, 'norm_scope': scope}
+    encoder = small_resnet(BottleneckBlock, **fields)
+    images = np.random.default_rng(1).normal(size=(12, 8, 8, 3)).astype(np.float32)
+    variables = random_variables(encoder, images.shape)
+    apply = jax.jit(
+        lambda images: encoder.apply(variables, images, train=True, mutable=['batch_stats'])[0],
+        compiler_options={'xla_backend_optimization_level': 0},
+    )
+    changed = images.copy()
+    changed[6] *= -1
+    moved = (np.asarray(apply(images)) != np.asarray(apply(changed))).any(axis=1)
+    assert set(np.flatnonzero(moved)) == {4, 5, 6, 7}
 
 
 def test_training_updates_the_statistics_and_evaluation_uses_them():
