@@ -5,3 +5,8 @@ import jax
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+def pytest_collection_modifyitems(items):
+    """The files of the loop first: they are the longest, and would keep one worker at the end."""
+    items.sort(key=lambda item: item.path.parent.name != 'train')

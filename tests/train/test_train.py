@@ -87,6 +87,7 @@ def test_a_run_leaves_metrics_of_every_step_checkpoints_and_a_report(undisturbed
     assert sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir()) == [20, 30, 40]
 
 
+@pytest.mark.slow
 def test_killed_and_told_to_end_and_started_again_ends_with_the_same_bits(
     undisturbed, tmp_path, data_dir
 ):
