@@ -1,4 +1,4 @@
-"""What a view is made with, drawn on the accelerator: `tf_ops.py`'s distributions.
+"""What a view is made with, drawn on the accelerator: `tf_draws.py`'s distributions.
 
 The draws are a function of (seed, step, example, view), and nothing else: not of the place in the
 batch, nor of the devices.

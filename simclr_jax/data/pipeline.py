@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from simclr_jax.augment import tf_ops
+from simclr_jax.augment import tf_draws, tf_ops
 from simclr_jax.augment.recipe import ViewRecipe
 from simclr_jax.data import order
 from simclr_jax.data.sources import Source
@@ -76,7 +76,7 @@ def train_batches(
         shape = tf.fill([tf.shape(images)[0]], images.shape[1])
         made = []
         for recipe, drawn in zip(views, parameters, strict=True):
-            boxes = tf_ops.crop_boxes(
+            boxes = tf_draws.crop_boxes(
                 recipe, drawn, shape, tf.fill(tf.shape(shape), images.shape[2])
             )
             view = tf_ops.crop_and_resize(images, boxes, image_size, recipe.interpolation) / 255.0
@@ -89,7 +89,7 @@ def train_batches(
         made = []
         for recipe, drawn in zip(views, parameters, strict=True):
             drawn = {name: values[None] for name, values in drawn.items()}
-            box = tf_ops.crop_boxes(recipe, drawn, height[None], width[None])[0]
+            box = tf_draws.crop_boxes(recipe, drawn, height[None], width[None])[0]
             box = tf.cast(box, tf.int32)  # whole pixels, whatever the sampler
             view = tf_ops.decode_crop_and_resize(
                 encoded, box, image_size, recipe.interpolation, channels
@@ -109,14 +109,14 @@ def train_batches(
 
 def draw_parameters(
     views: tuple[ViewRecipe, ...], seed: int, step: int | tf.Tensor, batch_size: int
-) -> tuple[tf_ops.Parameters, ...]:
+) -> tuple[tf_draws.Parameters, ...]:
     """Returns what `train_batches` draws for every view of the batch at `step`."""
     # The type of what is folded in changes the draws, so a plain number is made one of tf.data's.
     step_seed = tf.random.experimental.stateless_fold_in(
         tf.constant([seed, 0], tf.int64), tf.cast(step, tf.int64), alg='philox'
     )
     return tuple(
-        tf_ops.sample_parameters(
+        tf_draws.sample_parameters(
             recipe,
             tf.random.experimental.stateless_fold_in(step_seed, _VIEW_SEEDS + view, alg='philox'),
             batch_size,

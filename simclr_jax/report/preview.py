@@ -59,7 +59,7 @@ def first_views(
       channel]` uint8; for each view the parameters drawn `[n, ...]`, with the crop's `box` `[n, 4]`
       (y, x, height, width) in pixels of the stored image.
     """
-    from simclr_jax.augment import tf_ops  # these import TensorFlow
+    from simclr_jax.augment import tf_draws  # these import TensorFlow
     from simclr_jax.data import pipeline
 
     recipes = config_lib.view_recipes(config)
@@ -85,7 +85,7 @@ def first_views(
         strict=True,
     ):
         parameters = {name: values[:count] for name, values in parameters.items()}
-        parameters['box'] = tf_ops.crop_boxes(recipe, parameters, heights, widths)
+        parameters['box'] = tf_draws.crop_boxes(recipe, parameters, heights, widths)
         drawn.append({name: np.asarray(values) for name, values in parameters.items()})
     return originals, batch['image'], drawn
 

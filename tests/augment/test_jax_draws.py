@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from simclr_jax.augment import jax_draws, tf_ops
+from simclr_jax.augment import jax_draws, tf_draws
 from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 
 DRAWS = 20_000
@@ -83,7 +83,9 @@ def test_boxes_equal_the_other_backends_and_are_inside(sampler):
     crop = {'crop': draw(recipe, len(heights))['crop']}
     boxes = jax.jit(jax_draws.crop_boxes, static_argnums=0)
     ours = np.asarray(boxes(recipe, crop, np.float32(heights), np.float32(widths)))
-    theirs = tf_ops.crop_boxes(recipe, {'crop': tf.constant(crop['crop'])}, heights, widths).numpy()
+    theirs = tf_draws.crop_boxes(
+        recipe, {'crop': tf.constant(crop['crop'])}, heights, widths
+    ).numpy()
     if sampler == 'continuous':
         scale = np.maximum(heights, widths)[:, None]
         np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=1e-5)

@@ -11,7 +11,7 @@ import pytest
 import scipy.ndimage
 import tensorflow as tf
 
-from simclr_jax.augment import jax_draws, jax_ops, tf_ops
+from simclr_jax.augment import jax_draws, jax_ops, tf_draws, tf_ops
 from simclr_jax.augment.recipe import DIGITS, PRESETS, ViewRecipe
 
 LEVEL = 1 / 255
@@ -141,7 +141,7 @@ def test_crop_and_resize_of_pictures_in_a_canvas_equals_the_other_backends(
     ours = np.asarray(
         resize(canvas, jnp.stack([heights, widths], 1), [boxes], (recipe,), 16, dtype)
     )
-    theirs_boxes = tf_ops.crop_boxes(recipe, parameters, *sizes.astype(np.int32).T).numpy()
+    theirs_boxes = tf_draws.crop_boxes(recipe, parameters, *sizes.astype(np.int32).T).numpy()
     np.testing.assert_allclose(boxes, theirs_boxes, rtol=0, atol=1e-4)
     for some in [slice(i, i + 1) for i in range(8)] if sampler == 'continuous' else [slice(0, N)]:
         # Boxes between pixels see what is around them, so that the picture has to be cut out.

@@ -6,7 +6,7 @@ import pytest
 import scipy.ndimage
 import tensorflow as tf
 
-from simclr_jax.augment import tf_ops
+from simclr_jax.augment import tf_draws, tf_ops
 from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 
 IDENTITY = ViewRecipe(
@@ -237,7 +237,7 @@ def test_a_batch_equals_the_scalar_operations(name):
     # A threshold turns a difference of 1e-7 into a large one: solarization has a test of its own.
     recipe = dataclasses.replace(PRESETS[name][0], solarize_probability=0.0)
     images = _images(96, 32)
-    parameters = tf_ops.sample_parameters(recipe, SEED, 96)
+    parameters = tf_draws.sample_parameters(recipe, SEED, 96)
     result = tf.function(lambda i, p: tf_ops.distort(i, recipe, p))(images, parameters)
     expected = _distort_one_by_one(images, recipe, parameters)
     np.testing.assert_allclose(result, expected, rtol=0, atol=2e-5)
@@ -246,7 +246,7 @@ def test_a_batch_equals_the_scalar_operations(name):
 def test_only_the_selected_are_solarized():
     recipe = dataclasses.replace(IDENTITY, solarize_probability=0.5, solarize_threshold=0.3)
     images = _images(64, 8)
-    parameters = tf_ops.sample_parameters(recipe, SEED, 64)
+    parameters = tf_draws.sample_parameters(recipe, SEED, 64)
     result = tf_ops.distort(images, recipe, parameters)
     np.testing.assert_array_equal(result, _distort_one_by_one(images, recipe, parameters))
 
@@ -254,13 +254,13 @@ def test_only_the_selected_are_solarized():
 @pytest.mark.parametrize('rows', [slice(0, 1), slice(5, 6), slice(8, 24)])
 def test_a_row_does_not_depend_on_the_others(rows):
     recipe = PRESETS['byol'][1]
-    parameters = tf_ops.sample_parameters(recipe, SEED, 32)
+    parameters = tf_draws.sample_parameters(recipe, SEED, 32)
     some = {name: values[rows] for name, values in parameters.items()}
     images = _images(32, 32)
 
     def view(images, parameters):
         sizes = tf.fill([len(images)], 32)
-        boxes = tf_ops.crop_boxes(recipe, parameters, sizes, sizes)
+        boxes = tf_draws.crop_boxes(recipe, parameters, sizes, sizes)
         crops = tf_ops.crop_and_resize(images, boxes, 24, recipe.interpolation)
         return tf_ops.distort(crops, recipe, parameters)
 
@@ -301,8 +301,8 @@ def test_a_quarter_turn_is_counter_clockwise():
 def test_the_identity_recipe_returns_the_image(sampler, interpolation):
     recipe = dataclasses.replace(IDENTITY, crop_sampler=sampler, interpolation=interpolation)
     images = _images(4, 32)
-    parameters = tf_ops.sample_parameters(recipe, SEED, 4)
-    boxes = tf_ops.crop_boxes(recipe, parameters, tf.fill([4], 32), tf.fill([4], 32))
+    parameters = tf_draws.sample_parameters(recipe, SEED, 4)
+    boxes = tf_draws.crop_boxes(recipe, parameters, tf.fill([4], 32), tf.fill([4], 32))
     crops = tf_ops.crop_and_resize(images, boxes, 32, interpolation)
     np.testing.assert_array_equal(tf_ops.distort(crops, recipe, parameters), images)
 
@@ -310,7 +310,7 @@ def test_the_identity_recipe_returns_the_image(sampler, interpolation):
 def test_one_channel_is_the_red_of_a_grey_image():
     recipe = dataclasses.replace(PRESETS['simclr'][0], grayscale_probability=0.0)
     grey = _images(32, 32, channels=1)
-    parameters = tf_ops.sample_parameters(recipe, SEED, 32)
+    parameters = tf_draws.sample_parameters(recipe, SEED, 32)
     one = tf_ops.distort(grey, recipe, parameters)
     three = tf_ops.distort(tf.repeat(grey, 3, axis=-1), recipe, parameters)
     assert one.shape == (32, 32, 32, 1)
@@ -322,8 +322,8 @@ def test_a_pipeline_repeats_itself_to_the_bit():
     images = np.random.default_rng(0).integers(0, 256, (16, 20, 20, 3), np.uint8)
 
     def view(step):
-        parameters = tf_ops.sample_parameters(recipe, tf.stack([step, 0]), 16)
-        boxes = tf_ops.crop_boxes(recipe, parameters, tf.fill([16], 20), tf.fill([16], 20))
+        parameters = tf_draws.sample_parameters(recipe, tf.stack([step, 0]), 16)
+        boxes = tf_draws.crop_boxes(recipe, parameters, tf.fill([16], 20), tf.fill([16], 20))
         crops = tf_ops.crop_and_resize(tf.constant(images), boxes, 32, recipe.interpolation)
         return tf_ops.distort(crops / 255, recipe, parameters)
 

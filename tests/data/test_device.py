@@ -50,6 +50,7 @@ def test_evaluation_equals_the_pipelines(digits, image_size, crop):
         assert difference.max() <= 1 and (difference > 0).mean() < 0.001  # rounding, at one half
 
 
+@pytest.mark.slow
 def test_a_run_imports_no_tensorflow(tmp_path, data_dir, digits):
     arguments = [
         *('--config=configs/simclr_digits.py', f'--workdir={tmp_path}', '--config.epochs=1'),

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits, load_sample_images
 
-from simclr_jax.augment.recipe import PRESETS, ViewRecipe
+from simclr_jax.augment.recipe import DIGITS, PRESETS, ViewRecipe
 from simclr_jax.config import ConfigError
 from simclr_jax.data import order, pipeline, sources
 from simclr_jax.data.digits import test_indices as digits_test_indices
@@ -62,9 +62,15 @@ def photographs():
     return source, images
 
 
-def batches(source, views=PRESETS['simclr'], **options):
+def batches(source, views, **options):
     defaults = {'seed': 1, 'batch_size': 8, 'image_size': 8, 'start_step': 0, 'total_steps': 4}
     return list(pipeline.train_batches(source, views, **defaults | options))
+
+
+def configured(kind, digits, photographs):
+    if kind == 'digits':
+        return digits, (DIGITS, DIGITS)
+    return photographs[0], PRESETS['simclr']
 
 
 def test_digits_are_scikit_learns_split_by_class(data_dir, digits):
@@ -107,24 +113,22 @@ def test_a_batch_has_the_records_that_the_order_says(digits):
 
 @pytest.mark.parametrize('kind', ['digits', pytest.param('photographs', marks=pytest.mark.slow)])
 def test_the_bytes_are_a_function_of_seed_and_step(kind, digits, photographs):
-    source = digits if kind == 'digits' else photographs[0]
-    whole = batches(source)
-    for got, want in zip(batches(source, workers=3), whole, strict=True):
-        np.testing.assert_array_equal(got['image'], want['image'])
-    # Started at step 2, as the second of two processes, with one worker.
-    resumed = batches(source, start_step=2, rows=slice(4, 8), workers=1)
+    source, views = configured(kind, digits, photographs)
+    whole = batches(source, views)
+    # Started at step 2, as the second of two processes, with another number of workers.
+    resumed = batches(source, views, start_step=2, rows=slice(4, 8), workers=3)
     assert len(resumed) == 2
     for got, want in zip(resumed, whole[2:], strict=True):
         np.testing.assert_array_equal(got['image'], want['image'][4:])
         np.testing.assert_array_equal(got['index'], want['index'][4:])
-    assert (batches(source, seed=2)[0]['image'] != whole[0]['image']).any()
+    assert (batches(source, views, seed=2)[0]['image'] != whole[0]['image']).any()
 
 
 @pytest.mark.parametrize('kind', ['digits', pytest.param('photographs', marks=pytest.mark.slow)])
 def test_views_of_an_image_differ_and_repeat_neither_over_steps(kind, digits, photographs):
-    source = digits if kind == 'digits' else photographs[0]
+    source, views = configured(kind, digits, photographs)
     first, second = (
-        next(b for b in batches(source, start_step=s, total_steps=s + 1, batch_size=12))
+        next(b for b in batches(source, views, start_step=s, total_steps=s + 1, batch_size=12))
         for s in (0, source.num_examples // 12)
     )
     common = np.intersect1d(first['index'], second['index'])

@@ -218,6 +218,7 @@ def test_the_queue_starts_random_on_the_sphere():
     np.testing.assert_allclose(queue.T @ queue / 512, np.eye(8) / 8, atol=0.03)
 
 
+@pytest.mark.slow
 def test_moco_v3_leaves_a_vit_s_patch_projection_alone():
     """Neither gradient nor weight decay moves it; all else learns."""
     encoder = VisionTransformer(dim=16, depth=1, num_heads=2, patch_size=2)

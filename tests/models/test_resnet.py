@@ -302,7 +302,7 @@ def test_errors_name_the_field(fields, message):
 @pytest.mark.parametrize('remat', ['blocks', pytest.param('full', marks=pytest.mark.slow)])
 def test_rematerialization_changes_what_is_computed_and_not_the_result(remat):
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
-    fields = {'stage_sizes': (2, 1), 'widths': (4, 4), 'strides': (1, 2), 'stem': 'small'}
+    fields = {'stage_sizes': (1,), 'widths': (4,), 'strides': (2,), 'stem': 'small'}
     plain = ResNet(block=BasicBlock, **fields)
     recomputing = ResNet(block=BasicBlock, **fields, remat=remat)
     variables = jax.jit(lambda: plain.init(jax.random.key(0, impl='rbg'), images, True))()
@@ -316,7 +316,8 @@ def test_rematerialization_changes_what_is_computed_and_not_the_result(remat):
             return jnp.sin(features).sum(), new
 
         lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(variables['params'])
-        return lowered.compile()(variables['params']), lowered.as_text().count('convolution')
+        compiled = lowered.compile({'xla_backend_optimization_level': 0})
+        return compiled(variables['params']), lowered.as_text().count('convolution')
 
     (got, count), (want, plain_count) = gradients(recomputing), gradients(plain)
     assert count > plain_count

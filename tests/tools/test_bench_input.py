@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from simclr_jax.augment.recipe import PRESETS
@@ -18,6 +19,7 @@ def test_pictures_are_as_large_as_is_said():
     assert Image.open(io.BytesIO(files[0])).size == (500, 375)
 
 
+@pytest.mark.slow
 def test_every_pipeline_is_measured():
     rates = bench_input.measure(
         bench_input.made_source(8), PRESETS['simclr'], 32, batch_size=4, seconds=0.01, turns=1
@@ -26,6 +28,7 @@ def test_every_pipeline_is_measured():
     assert all(rate > 0 for rate in rates.values())
 
 
+@pytest.mark.slow
 def test_views_are_a_small_part_of_the_step():
     cost = bench_input.augmentation_cost(PRESETS['simclr'], 224, 512, 'bfloat16')
     # Two products for the crop and two for the blur: see below; the rest is a few per cent of it.

@@ -1,6 +1,6 @@
 """Real processes that are killed, told to end, and starved, and what they leave behind.
 
-The default run has one kill and one SIGTERM in test_train.py.
+test_train.py has one kill and one SIGTERM for every run of the slow tests.
 """
 
 import contextlib

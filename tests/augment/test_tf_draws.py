@@ -1,11 +1,11 @@
-"""What `tf_ops` draws: the parameters of the views, and the boxes of the crops."""
+"""What `tf_draws` draws: the parameters of the views, and the boxes of the crops."""
 
 import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
 
-from simclr_jax.augment import tf_ops
+from simclr_jax.augment import tf_draws
 from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 
 SEED = (3, 4)
@@ -22,7 +22,7 @@ def _ks(values, cdf):
 @pytest.mark.parametrize('view', [0, 1])
 def test_parameters_follow_the_recipe(name, view):
     recipe = PRESETS[name][view]
-    drawn = {k: v.numpy() for k, v in tf_ops.sample_parameters(recipe, (5, view), DRAWS).items()}
+    drawn = {k: v.numpy() for k, v in tf_draws.sample_parameters(recipe, (5, view), DRAWS).items()}
     assert {len(values) for values in drawn.values()} == {DRAWS}
     around = {'contrast': 1.0, 'saturation': 1.0, 'hue': 0.0}
     around['brightness'] = 0.0 if recipe.brightness_mode == 'additive' else 1.0
@@ -42,19 +42,19 @@ def test_parameters_follow_the_recipe(name, view):
 
 def test_factors_are_not_negative():
     recipe = ViewRecipe(brightness=3.0, contrast=3.0, saturation=3.0)
-    drawn = tf_ops.sample_parameters(recipe, SEED, DRAWS)
+    drawn = tf_draws.sample_parameters(recipe, SEED, DRAWS)
     for name in ('brightness', 'contrast', 'saturation'):
         assert _ks(drawn[name], scipy.stats.uniform(0, 4).cdf) > 1e-3
 
 
 def test_rotations_fill_their_range():
-    drawn = tf_ops.sample_parameters(ViewRecipe(rotation=20.0), SEED, DRAWS)
+    drawn = tf_draws.sample_parameters(ViewRecipe(rotation=20.0), SEED, DRAWS)
     assert _ks(drawn['rotation'], scipy.stats.uniform(-20, 40).cdf) > 1e-3
 
 
 def test_parameters_are_independent_of_each_other():
     recipe = ViewRecipe(solarize_probability=0.5, rotation=20.0)
-    drawn = tf_ops.sample_parameters(recipe, SEED, DRAWS)
+    drawn = tf_draws.sample_parameters(recipe, SEED, DRAWS)
     columns = [np.float64(drawn[k]) for k in sorted(drawn) if drawn[k].shape.rank == 1]
     columns += [np.float64(drawn['crop'][:, 0, i]) for i in range(4)]
     correlation = np.corrcoef(columns) - np.eye(len(columns))
@@ -62,16 +62,16 @@ def test_parameters_are_independent_of_each_other():
 
 
 def test_a_parameter_does_not_depend_on_the_rest_of_the_recipe():
-    first = tf_ops.sample_parameters(ViewRecipe(), SEED, 64)
-    second = tf_ops.sample_parameters(PRESETS['byol'][1], SEED, 64)
+    first = tf_draws.sample_parameters(ViewRecipe(), SEED, 64)
+    second = tf_draws.sample_parameters(PRESETS['byol'][1], SEED, 64)
     for name in ('crop', 'flip', 'order', 'sigma', 'grayscale'):
         np.testing.assert_array_equal(first[name], second[name])
 
 
 def test_the_seed_decides():
     recipe = ViewRecipe(solarize_probability=0.5, rotation=20.0)
-    graph = tf.function(lambda seed: tf_ops.sample_parameters(recipe, seed, 64))
-    first, again = graph(tf.constant([1, 2])), tf_ops.sample_parameters(recipe, (1, 2), 64)
+    graph = tf.function(lambda seed: tf_draws.sample_parameters(recipe, seed, 64))
+    first, again = graph(tf.constant([1, 2])), tf_draws.sample_parameters(recipe, (1, 2), 64)
     for name, values in first.items():
         np.testing.assert_array_equal(values, again[name])
         for other in ([1, 3], [2, 2], [2, 1]):
@@ -84,8 +84,8 @@ SIZES = [(224, 224), (375, 500), (500, 90), (32, 32)]
 
 
 def _boxes(recipe, height, width, n=2000, seed=SEED):
-    parameters = tf_ops.sample_parameters(recipe, seed, n)
-    boxes = tf_ops.crop_boxes(recipe, parameters, tf.fill([n], height), tf.fill([n], width))
+    parameters = tf_draws.sample_parameters(recipe, seed, n)
+    boxes = tf_draws.crop_boxes(recipe, parameters, tf.fill([n], height), tf.fill([n], width))
     return boxes.numpy(), parameters['crop'].numpy().astype(np.float64)
 
 
@@ -94,8 +94,8 @@ def test_boxes_are_inside(sampler):
     recipe = ViewRecipe(crop_sampler=sampler)
     sizes = [(1, 1), (1, 2), (2, 1), (3, 7), (8, 8), (1, 900), (5000, 30), (30, 5000), (640, 480)]
     heights, widths = np.repeat(np.int32(sizes), 200, axis=0).T
-    parameters = tf_ops.sample_parameters(recipe, SEED, len(heights))
-    y, x, h, w = tf_ops.crop_boxes(recipe, parameters, heights, widths).numpy().T
+    parameters = tf_draws.sample_parameters(recipe, SEED, len(heights))
+    y, x, h, w = tf_draws.crop_boxes(recipe, parameters, heights, widths).numpy().T
     assert min(y.min(), x.min()) >= 0
     assert min(h.min(), w.min()) >= 1
     # 1e-6: float32 rounding of boxes that end between pixels.
