@@ -4,8 +4,11 @@
 
 Paper: Chen et al. 2021, https://arxiv.org/abs/2104.02057, whose method this is; the numbers are
 ours, and data, views and encoder those of `simclr_digits.py`.
-Measured on the training split alone, its labels in five folds: 98.8 % linear with all labels,
-95.2 % with ten a class. The test split has not been looked at.
+Measured on two cores of a shared virtual machine (Xeon, 2.5 GHz): 98.8 % linear with all labels,
+95.6 % with ten a class. The whole command took 120 s.
+
+Settings were compared on the training split, by its labels in five folds: 98.8 and 95.2 %. The test
+split was looked at once, at the end.
 """
 
 import dataclasses

@@ -1,11 +1,14 @@
 """`--mode=preview`: a sheet of the views that the first step trains on, with what was drawn."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
 from simclr_jax import parallel
+from simclr_jax.augment import jax_draws, jax_ops
 from simclr_jax.augment.recipe import ViewRecipe, kernel_size
 from simclr_jax.data import sources
 from simclr_jax.train.setup import open_split
@@ -55,15 +58,19 @@ def first_views(
     """The first examples of the run's first batch.
 
     Returns:
-      The stored images `[height, width, channel]` uint8; their views `[n, view, size, size,
+      The images `[height, width, channel]` uint8, as stored or, with the 'jax' backend, as they lie
+      in their canvas; their views `[n, view, size, size,
       channel]` uint8; for each view the parameters drawn `[n, ...]`, with the crop's `box` `[n, 4]`
-      (y, x, height, width) in pixels of the stored image.
+      (y, x, height, width) in pixels of the image.
     """
+    make = _made_on_device if config.augment.backend == 'jax' else _made_on_host
+    return make(config, source, config_lib.view_recipes(config), min(_IMAGES, config.batch_size))
+
+
+def _made_on_host(config, source, recipes, count):
     from simclr_jax.augment import tf_draws  # these import TensorFlow
     from simclr_jax.data import pipeline
 
-    recipes = config_lib.view_recipes(config)
-    count = min(_IMAGES, config.batch_size)
     batch = next(
         pipeline.train_batches(
             source,
@@ -88,6 +95,44 @@ def first_views(
         parameters['box'] = tf_draws.crop_boxes(recipe, parameters, heights, widths)
         drawn.append({name: np.asarray(values) for name, values in parameters.items()})
     return originals, batch['image'], drawn
+
+
+def _made_on_device(config, source, recipes, count):
+    from simclr_jax.data import pipeline  # imports TensorFlow
+
+    batch = next(
+        pipeline.canvas_batches(
+            source,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            start_step=0,
+            total_steps=1,
+            rows=slice(0, count),
+        )
+    )
+
+    @jax.jit
+    def made(batch):
+        views = jax_ops.make_views(
+            batch,
+            recipes,
+            seed=config.seed,
+            step=0,
+            image_size=config.data.image_size,
+            dtype=config.augment.dtype,
+        )
+        drawn = []
+        for view, recipe in enumerate(recipes):
+            keys = jax_draws.view_keys(config.seed, 0, view, batch['index'])
+            parameters = jax_draws.sample_parameters(recipe, keys)
+            heights, widths = batch['size'].astype(jnp.float32).T
+            parameters['box'] = jax_draws.crop_boxes(recipe, parameters, heights, widths)
+            drawn.append(parameters)
+        return jnp.round(views * 255).astype(jnp.uint8), drawn
+
+    views, drawn = jax.device_get(made({name: batch[name] for name in ('image', 'size', 'index')}))
+    originals = [image[:h, :w] for image, (h, w) in zip(batch['image'], batch['size'], strict=True)]
+    return originals, views, drawn
 
 
 def describe(

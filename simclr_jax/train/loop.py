@@ -11,9 +11,8 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax import config as config_lib
 from simclr_jax import files, interruption, parallel
-from simclr_jax.config import RunError
+from simclr_jax.config import ConfigError, RunError, to_json
 from simclr_jax.config_loading import check_same_run
 from simclr_jax.data.folder import describe_bad
 from simclr_jax.evaluate.run import check_protocol, evaluate
@@ -52,9 +51,9 @@ def claim_workdir(config: ConfigDict, workdir: str) -> None:
         check_same_run(config, saved.read_text(), workdir)
     elif parallel.is_main_process():
         try:
-            files.write_text(saved, config_lib.to_json(config))
+            files.write_text(saved, to_json(config))
         except OSError as error:
-            raise config_lib.ConfigError(
+            raise ConfigError(
                 f'--workdir={workdir}: cannot be written ({error.strerror}); name another one'
             ) from error
 
@@ -95,7 +94,7 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
             log.add(step, metrics)
             if save:  # the metrics up to a checkpoint are on disk before it is
                 log.read()
-        except RunError as error:
+        except (RunError, ConfigError) as error:  # ConfigError: too many pictures are bad by now
             if isinstance(error, NotFinite):
                 _save_before(checkpoints, state, log)
             checkpoints.close()
@@ -182,6 +181,7 @@ class _Log:
 
         Raises:
           RunError: the run has to stop.
+          ConfigError: more pictures are bad than `data.max_bad_fraction`.
         """
         unread, self._unread, self.due = self._unread, [], False
         values = jax.device_get([metrics for _, metrics in unread])  # every process has them whole

@@ -67,10 +67,11 @@ def test_what_is_said_of_a_view():
     ]
 
 
-@pytest.fixture(scope='module')
-def digits(data_dir):
+@pytest.fixture(scope='module', params=['tf', 'jax'])
+def digits(data_dir, request):
     """The config, its source, and what `first_views` makes of them."""
-    config = load(DIGITS, {'data.data_dir': data_dir, 'data.image_size': '4'})
+    fields = {'data.image_size': '4', 'augment.backend': request.param}
+    config = load(DIGITS, {'data.data_dir': data_dir} | fields)
     recipe = ViewRecipe(
         crop_area=(0.2, 1.0),
         crop_sampler='torchvision',
@@ -94,7 +95,7 @@ def test_the_views_are_the_first_batch_cut_out_and_flipped_as_it_says(digits):
     for view, of_view in enumerate(parameters):
         flips = of_view['flip']
         assert flips.any() and not flips.all()
-        for row, (y, x, height, width) in enumerate(of_view['box']):
+        for row, (y, x, height, width) in enumerate(of_view['box'].astype(int)):
             cut = originals[row][y : y + height, x : x + width, 0].astype(np.float64)
             want = bilinear(cut, 4)
             want = want[:, ::-1] if flips[row] else want
