@@ -43,8 +43,10 @@ class Checkpoints:
         self._executor = ThreadPoolExecutor(1)
         self._saving: tuple[int, Future] | None = None
         self._failures = 0
-        # Orbax logs the traceback of a failed save, which _failed() tells in a line.
-        logging.getLogger('absl').addFilter(_is_not_of_a_save)
+        # Orbax logs the traceback of a failed save, which _failed() tells in a line, and leaves
+        # writes behind whose errors asyncio logs later.
+        for name in ('absl', 'asyncio'):
+            logging.getLogger(name).addFilter(_is_not_of_a_save)
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest whole checkpoint; None where nothing was saved yet.
@@ -216,7 +218,9 @@ def _reason(error: Exception) -> str:
 
 
 def _is_not_of_a_save(record: logging.LogRecord) -> bool:
-    return 'Handler Commit operations' not in record.getMessage()
+    message = record.getMessage()
+    asyncios = 'exception was never retrieved' in message and 'async_serialize' in message
+    return not asyncios and 'Handler Commit operations' not in message
 
 
 def _warn(text: str) -> None:
