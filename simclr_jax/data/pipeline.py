@@ -329,9 +329,10 @@ def _decode_into(encoded: tf.Tensor, canvas: tuple[int, int, int]) -> tuple[tf.T
 
     image = tf.cond(scale < 1, shrunk, lambda: image)
     size = tf.shape(image)[:2]
-    beyond = side - size
-    image = tf.pad(image, [[0, beyond[0]], [0, beyond[1]], [0, 0]])
-    return tf.ensure_shape(image, canvas), size
+    # Rows of bytes: of three dimensions, padding takes five times as long, as long as decoding.
+    rows = tf.reshape(image, [size[0], size[1] * channels])
+    rows = tf.pad(rows, [[0, height - size[0]], [0, (width - size[1]) * channels]])
+    return tf.reshape(rows, canvas), size
 
 
 def _to_uint8(images: tf.Tensor) -> tf.Tensor:
