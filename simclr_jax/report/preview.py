@@ -59,9 +59,9 @@ def first_views(
 
     Returns:
       The images `[height, width, channel]` uint8, as stored or, with the 'jax' backend, as they lie
-      in their canvas; their views `[n, view, size, size,
-      channel]` uint8; for each view the parameters drawn `[n, ...]`, with the crop's `box` `[n, 4]`
-      (y, x, height, width) in pixels of the image.
+      in their canvas; their views `[n, view, size, size, channel]` uint8; for each view the
+      parameters drawn `[n, ...]`, with the crop's `box` `[n, 4]` (y, x, height, width) in pixels of
+      the image.
     """
     make = _made_on_device if config.augment.backend == 'jax' else _made_on_host
     return make(config, source, config_lib.view_recipes(config), min(_IMAGES, config.batch_size))

@@ -144,6 +144,19 @@ def test_each_view_follows_its_own_recipe(photographs):
     np.testing.assert_array_equal(batch['image'][:, 1], 255 - batch['image'][:, 0])
 
 
+def test_a_canvas_has_each_picture_in_its_upper_left(photographs):
+    source, images = photographs
+    options = {'seed': 1, 'batch_size': 8, 'start_step': 0, 'total_steps': 1}
+    (batch,) = pipeline.canvas_batches(source, **options)
+    assert any(height != width for height, width in batch['size'])
+    for index, canvas, (height, width) in zip(
+        batch['index'], batch['image'], batch['size'], strict=True
+    ):
+        want = np.zeros((512, 512, 3), np.uint8)
+        want[:height, :width] = tf.io.decode_jpeg(tf.io.encode_jpeg(images[index], quality=95))
+        np.testing.assert_array_equal(canvas, want)
+
+
 def test_whole_photographs_match_pillow(photographs):
     from PIL import Image
 
