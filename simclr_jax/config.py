@@ -240,7 +240,9 @@ def did_you_mean(word: str, candidates) -> str:
     """Returns `'; did you mean ...?'` for the nearest of `candidates`, or nothing."""
     candidates = [str(c) for c in candidates]
     last = word.rpartition('.')[2]
-    close = [c for c in candidates if c.rpartition('.')[2] == last]  # in another section
+    elsewhere = [c for c in candidates if c.rpartition('.')[2] == last]  # in another section
+    # A section, or the rest of a file's name, tells them apart; else the first is the likeliest.
+    close = difflib.get_close_matches(word, elsewhere, 1, 0.0) if '.' in word else elsewhere
     close = close or difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     if not close:
         lasts = {c.rpartition('.')[2]: c for c in reversed(candidates)}

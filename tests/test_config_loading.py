@@ -80,7 +80,8 @@ def test_a_wrong_config_file_is_named(tmp_path, body, words):
 
 
 def test_a_missing_file_and_a_preset_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match=r'there is no file .*simclr_digit\.py'):
+    hint = r"there is no file 'configs/simclr_digit\.py'; did you mean configs/simclr_digits\.py\?"
+    with pytest.raises(ConfigError, match=hint):
         load_file('configs/simclr_digit.py')
     with pytest.raises(ConfigError, match='takes no preset'):
         load_file(write(tmp_path, 'pass') + ':large')
