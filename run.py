@@ -6,9 +6,11 @@ python run.py --config=... --config.optimizer.learning_rate=0.2 --mode=linear_ev
 """
 
 import argparse
+import ctypes
 import importlib
 import os
 import pathlib
+import platform
 import sys
 import traceback
 
@@ -103,6 +105,22 @@ def start_processes(flags: argparse.Namespace) -> None:
         jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
 
 
+def keep_freed_memory() -> None:
+    """Tells glibc not to give freed buffers back to the kernel.
+
+    Batches and activations are freed and asked for anew every step, and the kernel would clear
+    their pages each time: decoding into canvases takes 1.4 times as long that way. The process
+    stays as large as it ever was.
+    """
+    if platform.libc_ver()[0] == 'glibc' and not any(
+        key.startswith('MALLOC_') for key in os.environ
+    ):
+        trim_threshold, mmap_threshold = -1, -3  # of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
 def main(argv: list[str]) -> int:
     if not argv or {'-h', '--help', 'help'} & set(argv):
         print(HELP.format(modes=', '.join(MODES)), end='')
@@ -118,6 +136,7 @@ def main(argv: list[str]) -> int:
         if flags.mode != 'pretrain':
             interruption.uninstall()
         config = load(flags.config, overrides)
+        keep_freed_memory()
         start_processes(flags)
         module = importlib.import_module(MODES[flags.mode])
         entry = getattr(module, 'main' if flags.mode == 'pretrain' else flags.mode)

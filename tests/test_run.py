@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import platform
 import re
 import subprocess
 import sys
@@ -72,3 +73,30 @@ def test_a_batch_that_does_not_divide_by_the_devices(tmp_path):
     )
     assert result.returncode == 2
     assert 'batch_size=100: is not divisible by the 8 devices; use 96 or 104' in result.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='needs glibc')
+def test_the_memory_of_a_freed_batch_is_kept():
+    script = """
+import ctypes, os, sys
+
+import run
+
+def resident():
+    return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+if sys.argv[1] == 'keep':
+    run.keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+before = resident()
+batch = libc.malloc(2**26)
+ctypes.memset(batch, 1, 2**26)
+libc.free(ctypes.c_void_p(batch))
+print((resident() - before) / 2**26)
+"""
+    kept = {}
+    for how in ('keep', 'give back'):
+        command = [sys.executable, '-c', script, how]
+        kept[how] = float(subprocess.check_output(command, cwd=ROOT, text=True))
+    assert kept['keep'] > 0.9 and kept['give back'] < 0.1

@@ -118,9 +118,9 @@ class Reader:
 
     def __init__(self, path: str, index: Index, split: str, max_bad_fraction: float):
         self._root = os.path.abspath(os.path.expanduser(path))
-        self._total = len(index.names) + len(index.bad)
+        self.num_files = len(index.names) + len(index.bad)
         self.bad = dict(index.bad)  # name to reason, of all that was left out so far
-        check_bad(self.bad, self._total, path, max_bad_fraction)
+        check_bad(self.bad, self.num_files, path, max_bad_fraction)
         chosen = [i for i, name in enumerate(index.names) if in_split(name, split)]
         self._names = [index.names[i] for i in chosen]
         self._plain = [index.kinds[i] == pictures.PLAIN for i in chosen]

@@ -18,7 +18,7 @@ from simclr_jax.data.sources import Source
 tf.config.set_visible_devices([], 'GPU')
 
 # Images of a fixed size up to this are decoded whole and cropped as a batch: the overhead of an
-# operation is then shared by the batch. Larger ones are cut out of their JPEG one by one.
+# operation is then shared by the batch. Larger ones are made into views one by one.
 _SMALL = 64 * 64
 
 _VIEW_SEEDS = 2**20  # folds of a step's seed for its views start here, clear of small numbers
@@ -85,15 +85,23 @@ def train_batches(
 
     def views_of_one(example, parameters):
         encoded = example.pop('image')
-        height, width = _encoded_size(encoded)
+        if len(views) > 1:  # whole, once: a window for each would take longer
+            image = tf.io.decode_image(encoded, channels, expand_animations=False)
+            image = tf.ensure_shape(image, [None, None, channels])
+            height, width = tf.unstack(tf.shape(image)[:2])
+        else:
+            height, width = _encoded_size(encoded)
         made = []
         for recipe, drawn in zip(views, parameters, strict=True):
             drawn = {name: values[None] for name, values in drawn.items()}
             box = tf_draws.crop_boxes(recipe, drawn, height[None], width[None])[0]
             box = tf.cast(box, tf.int32)  # whole pixels, whatever the sampler
-            view = tf_ops.decode_crop_and_resize(
-                encoded, box, image_size, recipe.interpolation, channels
-            )
+            if len(views) > 1:
+                view = tf_ops.cut_and_resize(image, box, image_size, recipe.interpolation)
+            else:
+                view = tf_ops.decode_crop_and_resize(
+                    encoded, box, image_size, recipe.interpolation, channels
+                )
             made.append(tf_ops.distort(view[None], recipe, drawn)[0])
         return {'image': _to_uint8(tf.stack(made)), **example}
 

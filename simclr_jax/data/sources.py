@@ -30,6 +30,7 @@ class Source:
       image_shape: `(height, width, channel)`; None for a size that differs between images.
       label_names: name of each class; None where there are no labels.
       canvas: side of the square that pictures of different sizes are decoded into, in pixels.
+      num_files: how many pictures its folder holds, the bad ones and the other splits' too.
       bad: the pictures left out so far, and why; it grows where one vanishes during the run.
     """
 
@@ -38,6 +39,7 @@ class Source:
     image_shape: tuple[int | None, int | None, int]
     label_names: tuple[str, ...] | None
     canvas: int = 512
+    num_files: int = 0
     bad: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -199,4 +201,4 @@ def _open_folder(
     if not len(reader):
         raise ConfigError(f'data split {split!r} of the folder {path}: is empty; take "all"')
     shape, labels = (None, None, 3), index.label_names()
-    return Source(reader, len(reader), shape, labels, canvas, reader.bad)
+    return Source(reader, len(reader), shape, labels, canvas, reader.num_files, reader.bad)

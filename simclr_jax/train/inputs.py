@@ -61,5 +61,5 @@ def _first_rows(rows: np.ndarray | jax.Array) -> np.ndarray:
 
 def check_bad(run: Run) -> None:
     """Raises ConfigError where too many pictures have become unreadable during the run."""
-    bad, data = run.source.bad, run.config.data
-    folder.check_bad(bad, run.source.num_examples + len(bad), data.path, data.max_bad_fraction)
+    source, data = run.source, run.config.data
+    folder.check_bad(source.bad, source.num_files, data.path, data.max_bad_fraction)

@@ -32,20 +32,35 @@ def _images(n, size, channels=3, seed=0):
     return tf.constant(values)
 
 
+def _on_images(operation):
+    """The operation, which takes rows of planes, for images with their channels last."""
+
+    def of_images(images, *parameters):
+        result = operation(tf.transpose(images, [0, 1, 3, 2]), *parameters)
+        return tf.transpose(result, [0, 1, 3, 2])
+
+    return of_images
+
+
 def _blur(kernel):
-    return lambda images, sigma: tf_ops.gaussian_blur(images, sigma, kernel)
+    return _on_images(lambda planes, sigma: tf_ops.gaussian_blur(planes, sigma, kernel))
 
 
 def _brightness(mode):
-    return lambda images, factor: tf_ops.adjust_brightness(images, factor, mode)
+    return _on_images(lambda planes, factor: tf_ops.adjust_brightness(planes, factor, mode))
 
+
+_contrast = _on_images(tf_ops.adjust_contrast)
+_saturation = _on_images(tf_ops.adjust_saturation)
+_hue = _on_images(tf_ops.adjust_hue)
+_rotate = _on_images(tf_ops.rotate)
 
 OPERATIONS = {
     'brightness': (_brightness('multiplicative'), (0.2, 1.8)),
     'brightness_additive': (_brightness('additive'), (-0.8, 0.8)),
-    'contrast': (tf_ops.adjust_contrast, (0.2, 1.8)),
-    'saturation': (tf_ops.adjust_saturation, (0.0, 2.0)),
-    'hue': (tf_ops.adjust_hue, (-0.4, 0.5)),
+    'contrast': (_contrast, (0.2, 1.8)),
+    'saturation': (_saturation, (0.0, 2.0)),
+    'hue': (_hue, (-0.4, 0.5)),
     'blur': (_blur(5), (0.1, 2.0)),
 }
 
@@ -56,11 +71,11 @@ OPERATIONS = {
     ('key', 'function', 'parameter'),
     [
         ('op_brightness_multiplicative', _brightness('multiplicative'), 'brightness_factor'),
-        ('op_contrast', tf_ops.adjust_contrast, 'contrast_factor'),
-        ('op_saturation', tf_ops.adjust_saturation, 'saturation_factor'),
-        ('op_saturation_byol', tf_ops.adjust_saturation, 'saturation_factor'),
-        ('op_hue', tf_ops.adjust_hue, 'hue_delta'),
-        ('op_hue_byol', tf_ops.adjust_hue, 'hue_delta'),
+        ('op_contrast', _contrast, 'contrast_factor'),
+        ('op_saturation', _saturation, 'saturation_factor'),
+        ('op_saturation_byol', _saturation, 'saturation_factor'),
+        ('op_hue', _hue, 'hue_delta'),
+        ('op_hue_byol', _hue, 'hue_delta'),
         ('op_blur_k3_simclr', _blur(3), 'blur_sigma'),
         ('op_blur_k23_byol', _blur(23), 'blur_sigma'),
     ],
@@ -74,29 +89,31 @@ def test_operation_equals_the_original(goldens, key, function, parameter):
 def test_grayscale_and_solarize_equal_the_original(goldens):
     image = tf.constant(goldens['image'][None])
     np.testing.assert_allclose(
-        tf_ops.to_grayscale(image)[0], goldens['op_grayscale'], rtol=0, atol=1e-6
+        _on_images(tf_ops.to_grayscale)(image)[0], goldens['op_grayscale'], rtol=0, atol=1e-6
     )
-    np.testing.assert_array_equal(tf_ops.solarize(image, 0.5)[0], goldens['op_solarize_0.5'])
+    solarized = _on_images(lambda planes: tf_ops.solarize(planes, 0.5))(image)
+    np.testing.assert_array_equal(solarized[0], goldens['op_solarize_0.5'])
 
 
+@pytest.mark.parametrize('size', [19, 70, 150])  # of one, two and three blocks
 @pytest.mark.parametrize('sigma', [0.1, 0.7, 2.0])
-def test_blur_equals_a_convolution_in_float64(sigma):
+def test_blur_equals_a_convolution_in_float64(sigma, size):
     # The golden sigma is so small that the blur does almost nothing.
-    image = _images(1, 19)
+    image = _images(1, size)
     taps = np.exp(-(np.arange(-4.0, 5) ** 2) / (2 * sigma**2))
     expected = image.numpy()[0].astype(np.float64)
     for axis in (0, 1):
         expected = scipy.ndimage.convolve1d(expected, taps / taps.sum(), axis, mode='constant')
-    result = tf_ops.gaussian_blur(image, tf.constant([sigma]), 9)
+    result = _blur(9)(image, tf.constant([sigma]))
     np.testing.assert_allclose(result[0], expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(
     ('ours', 'theirs', 'limits'),
     [
-        (tf_ops.adjust_saturation, tf.image.adjust_saturation, (0.0, 2.0)),
-        (tf_ops.adjust_hue, tf.image.adjust_hue, (-0.5, 0.5)),
-        (tf_ops.adjust_contrast, tf.image.adjust_contrast, (0.2, 1.8)),
+        (_saturation, tf.image.adjust_saturation, (0.0, 2.0)),
+        (_hue, tf.image.adjust_hue, (-0.5, 0.5)),
+        (_contrast, tf.image.adjust_contrast, (0.2, 1.8)),
     ],
 )
 def test_every_example_has_its_own_parameter(ours, theirs, limits):
@@ -197,6 +214,9 @@ def test_decode_crop_and_resize(goldens, channels, interpolation, encoding):
     expected = np.clip(tf.image.resize(window, [24, 24], interpolation) / 255, 0, 1)
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-6)
     assert result.shape == (24, 24, channels)
+    decoded = tf.io.decode_image(encoded, channels)
+    cut = tf_ops.cut_and_resize(decoded, tf.constant([19, 46, 33, 37]), 24, interpolation)
+    np.testing.assert_array_equal(cut, expected)
 
 
 # --- the whole view ---
@@ -273,7 +293,7 @@ def test_a_row_does_not_depend_on_the_others(rows):
 def test_rotation_equals_scipys(shape):
     images = np.random.default_rng(0).random((3, *shape, 2)).astype(np.float32)
     degrees = np.float32([20.0, -70.0, 180.0])
-    turned = tf_ops.rotate(tf.constant(images), tf.constant(degrees))
+    turned = _rotate(tf.constant(images), tf.constant(degrees))
     for image, angle, result in zip(images, degrees, turned, strict=True):
         # scipy's rotate fills the corners in another way; affine_transform takes the same matrix.
         angle = np.deg2rad(np.float64(angle))
@@ -292,7 +312,7 @@ def test_rotation_equals_scipys(shape):
 
 def test_a_quarter_turn_is_counter_clockwise():
     image = np.random.default_rng(0).random((1, 8, 8, 1)).astype(np.float32)
-    turned = tf_ops.rotate(tf.constant(image), tf.constant([90.0]))
+    turned = _rotate(tf.constant(image), tf.constant([90.0]))
     np.testing.assert_allclose(turned[0], np.rot90(image[0]), atol=1e-5)
 
 

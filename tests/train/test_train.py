@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from PIL import Image
 
 from simclr_jax.report.writer import read_metrics
 
@@ -152,3 +154,39 @@ def test_a_papers_linear_evaluation_has_the_layout_of_the_fast_one(undisturbed, 
     held_out = found['held_out']
     assert held_out['4.0'] > held_out['0.004'] + 0.2 and found['learning_rate'] == 4.0
     assert f'{100 * found["mean"]:.1f}' in output
+
+
+@pytest.mark.slow
+def test_pictures_that_go_bad_during_a_run_end_it_with_a_list(tmp_path, data_dir):
+    pictures = tmp_path / 'pictures'
+    pictures.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(100):
+        image = Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8))
+        image.save(pictures / f'{i:03}.jpg')
+    workdir = tmp_path / 'run'
+    process = start(
+        workdir,
+        data_dir,
+        '--config=configs/simclr_folder.py',
+        f'--config.data.path={pictures}',
+        f'--config.data.data_dir={tmp_path}/cache',
+        '--config.data.image_size=16',
+        '--config.model.encoder=resnet_tiny',
+        '--config.batch_size=16',
+        '--config.epochs=100',
+    )
+    while len(read_metrics(workdir)) < 12:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    gone = sorted(path for path in pictures.iterdir())[::10]
+    for path in gone:
+        path.unlink()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and 'Traceback' not in output, output
+    summary = r'error: data\.path=.*: \d+ of 100 files .*data\.max_bad_fraction=0\.01'
+    assert re.search(summary, output), output
+    listed = re.findall(r'^  (\d{3}\.jpg): can no longer be read', output, re.MULTILINE)
+    assert len(listed) > 1 and set(listed) <= {path.name for path in gone}
+    assert int(read_metrics(workdir)[-1]['bad_pictures']) <= len(listed)
+    assert (workdir / 'checkpoints' / '10').exists()
