@@ -157,20 +157,24 @@ def _jitter(planes, recipe, parameters):
     def clipped(name):
         return lambda chosen, factor: tf.clip_by_value(operations[name](chosen, factor), 0.0, 1.0)
 
-    for position in range(len(JITTER)):
-        turn = tf.where(parameters['jitter'], parameters['order'][:, position], -1)
-        if planes.shape[0] == 1:  # one branch taken of five costs less than four conditions
-            branches = [lambda planes=planes: planes] * (len(JITTER) + 1)  # the last: not its turn
-            for name in names:
-                branches[JITTER.index(name)] = lambda name=name, planes=planes: clipped(name)(
-                    planes, parameters[name]
-                )
-            planes = tf.switch_case(turn[0], branches)
-            continue
+    def take_turn(planes, turn):
+        if planes.shape[0] == 1:  # one branch of five costs less than four conditions
+            branches = [
+                (lambda name=name: clipped(name)(planes, parameters[name]))
+                if name in names
+                else (lambda: planes)
+                for name in JITTER
+            ]
+            return tf.switch_case(turn[0], branches, default=lambda: planes)
         for name in names:
             # 0.5: some examples, never all of them.
             selected = tf.equal(turn, JITTER.index(name))
             planes = _apply(clipped(name), planes, 0.5, selected, parameters[name])
+        return planes
+
+    for position in range(len(JITTER)):
+        turn = tf.where(parameters['jitter'], parameters['order'][:, position], -1)
+        planes = take_turn(planes, turn)
     return planes
 
 
