@@ -16,7 +16,7 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 # From a batch and the step to views `[batch, view, height, width, channel]` in [0, 1].
 Augment = Callable[[dict[str, jax.Array], jax.Array], jax.Array]
 
-_EMBEDDINGS = 256  # images of a batch whose embeddings are measured
+_EMBEDDINGS = 256  # images of a batch whose embeddings are measured, about
 
 
 def normalize_images(
@@ -98,7 +98,7 @@ def make_train_step(
             new_state = new_state.replace(step=state.step + 1)
         metrics['skipped_updates'] = (new_state.skipped, one)
         if aux.embeddings is not None:  # measured on the host, where somebody reads them
-            metrics['embeddings'] = (aux.embeddings[:_EMBEDDINGS].astype(jnp.float32), one)
+            metrics['embeddings'] = (_some_rows(aux.embeddings).astype(jnp.float32), one)
         return new_state, metrics
 
     replicated = parallel.replicated(mesh)
@@ -108,3 +108,13 @@ def make_train_step(
         out_shardings=replicated,
         donate_argnums=0,
     )
+
+
+def _some_rows(embeddings: jax.Array) -> jax.Array:
+    """Every k-th row of a batch: those of each device, where its first rows would be one device's.
+
+    The first ones would have to be sent to all others, by one collective each.
+    """
+    batch = len(embeddings)
+    every = next(k for k in range(max(batch // _EMBEDDINGS, 1), 0, -1) if batch % k == 0)
+    return embeddings.reshape(-1, every, *embeddings.shape[1:])[:, 0]
