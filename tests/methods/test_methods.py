@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from simclr_jax.losses import nt_xent, regression_loss
 from simclr_jax.methods.factory import METHODS
 from simclr_jax.models.factory import create_encoder
 from simclr_jax.optim.schedules import one_cycle, target_decay
+from simclr_jax.tools.program import collectives
 from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import init_state
 from simclr_jax.train.step import make_train_step
@@ -111,6 +113,24 @@ def test_eight_devices_give_the_losses_of_one(name):
     for path, a in jax.tree_util.tree_leaves_with_path(state.variables):
         b = jax.tree_util.tree_leaves_with_path(sharded.variables)
         np.testing.assert_allclose(a, dict(b)[path], atol=1e-3)
+
+
+def test_devices_exchange_sums_and_embeddings_and_nothing_else(name):
+    batch = 512  # more than the rows that are watched for collapse
+    method = make(name, **{'queue_size': batch} if name == 'moco' else {})
+    mesh, tx, probe = parallel.make_mesh(jax.devices()), optax.sgd(0.1), OnlineProbe(3, 0.01)
+    step = make_train_step(method, tx, probe, mesh, seed=0, mean=(0.2,), std=(0.5,))
+    state = jax.eval_shape(lambda: init_state(method, tx, probe, 0, (batch, 2, 8, 8, 1)))
+    views = parallel.put_batch(make_batch(batch=batch), mesh)
+    text = step.lower(state, views).compile(COMPILE_QUICKLY).as_text()
+    dim = SIZES['output_dim']
+    for kind, arrays in collectives(text):
+        for _, shape in arrays:
+            if kind == 'all-reduce':  # gradients, and sums over the batch
+                assert math.prod(shape) <= 2 * batch * dim, shape
+            else:
+                assert kind in ('all-gather', 'reduce-scatter') and dim in shape, (kind, shape)
+                assert math.prod(shape) <= 2 * batch * dim, (kind, shape)
 
 
 def test_the_step_leaves_shapes_and_types_alone(name):
