@@ -15,17 +15,22 @@ COLLECTIVES = (
 _BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 'f64': 8, 's64': 8, 'u64': 8}
 _SHAPE = re.compile(r'\b(pred|bf16|[fsu](?:8|16|32|64))\[([\d,]*)\]')
 _INSTRUCTION = re.compile(
-    rf'= (\(.*?\)|\S+) ({"|".join(COLLECTIVES)})(-start)?\(', flags=re.MULTILINE
+    rf'= (\(.*?\)|\S+) ({"|".join(COLLECTIVES)})(-start)?\(.*?(?:channel_id=(\d+)|$)',
+    flags=re.MULTILINE,
 )
 
 
 def collectives(text: str) -> list[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
     """The collectives of a program's text: kind, and (type, shape) of each array that results.
 
-    Each is listed once, also where it is in a loop.
+    Each is listed once, also where it is in a loop, or where the TPU's compiler has split it into
+    steps of other work, which then stand for the same channel.
     """
-    found = []
-    for shapes, kind, start in _INSTRUCTION.findall(text):
+    found, seen = [], set()
+    for shapes, kind, start, channel in _INSTRUCTION.findall(text):
+        if channel in seen:
+            continue
+        seen |= {channel} - {''}
         arrays = [
             (dtype, tuple(int(n) for n in dims.split(',') if n))
             for dtype, dims in _SHAPE.findall(shapes)

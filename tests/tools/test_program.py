@@ -7,6 +7,7 @@ from simclr_jax.tools.program import array_bytes, collectives, cost
 # Lines as the TPU's compiler writes them.
 TEXT = """
   %all-gather.8 = f32[512,128]{1,0:T(8,128)S(1)} all-gather(%x), channel_id=112, dimensions={0}
+  %all-gather.9 = f32[512,128]{1,0:T(8,128)S(1)} all-gather(%y), channel_id=112, dimensions={0}
   %ar.1 = (f32[64]{0:T(128)S(1)}, bf16[2,3]{0:T(256)}, f32[]{:T(128)}) all-reduce(%a, %b), to_apply=%r
   %ag = (f32[4,8]{1,0}, f32[16,8]{1,0}) all-gather-start(%x), dimensions={0}
   %cp = (u8[7]{0}, u8[7]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x)
@@ -17,6 +18,7 @@ TEXT = """
 
 
 def test_collectives_are_found_with_what_results():
+    # The second of the first channel is a piece of the first.
     assert collectives(TEXT) == [
         ('all-gather', [('f32', (512, 128))]),
         ('all-reduce', [('f32', (64,)), ('bf16', (2, 3)), ('f32', ())]),
