@@ -16,8 +16,6 @@ from simclr_jax.report.writer import read_metrics
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 20
 
-pytestmark = pytest.mark.slow
-
 
 def start(config, workdir, data_dir, devices, *flags) -> subprocess.Popen:
     arguments = ['--config.log.every_steps=1', '--config.log.tensorboard=False', *flags]
@@ -57,7 +55,15 @@ def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp('tfds')
 
 
-@pytest.mark.parametrize('method', ['simclr', 'byol'])
+@pytest.mark.parametrize(
+    'method',
+    [
+        pytest.param('simclr', marks=pytest.mark.slow),
+        pytest.param('byol', marks=pytest.mark.slow),
+        pytest.param('moco_v2', marks=pytest.mark.long),
+        pytest.param('moco_v3', marks=pytest.mark.long),
+    ],
+)
 def test_one_device_eight_devices_and_two_processes_of_four(method, data_dir, tmp_path):
     config = f'configs/{method}_digits.py'
     one = first_losses(tmp_path / '1', start(config, tmp_path / '1', data_dir, 1))
