@@ -84,8 +84,10 @@ def make_mesh(topology: str | None) -> tuple[Mesh, Chip]:
     }
     from jax.experimental import topologies
 
+    # The two cores of a v4 are one device to a program, which is not the compiler's default there.
+    cores = {'chip_config_name': 'megacore'} if match[1] == 'v4' else {}
     try:
-        description = topologies.get_topology_desc(platform='tpu', topology_name=topology)
+        description = topologies.get_topology_desc(platform='tpu', topology_name=topology, **cores)
     except Exception as error:  # what libtpu and its absence raise is of several kinds
         first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ConfigError(

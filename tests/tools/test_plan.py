@@ -1,5 +1,6 @@
 """Plans for devices that are there, and for chips that need a compiler not installed here."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -122,3 +123,17 @@ def test_a_batch_that_cannot_fit_and_the_suggestion_followed(tmp_path):
 def test_a_topology_that_is_not_one(topology, words):
     with pytest.raises(ConfigError, match=words):
         make_mesh(topology)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec('libtpu'), reason="needs the extra 'tpu'")
+@pytest.mark.parametrize(
+    ('topology', 'chips', 'memory'), [('v4:2x2x1', 4, 32), ('v5e:2x4', 8, 16), ('v5p:2x2x2', 8, 95)]
+)
+def test_a_chip_is_one_device(topology, chips, memory):
+    script = (
+        'from simclr_jax.tools.plan import make_mesh\n'
+        f'mesh, chip = make_mesh({topology!r})\n'
+        'print(mesh.devices.size, chip.memory / 2**30)'
+    )
+    output = subprocess.check_output([sys.executable, '-c', script], cwd=ROOT, text=True)
+    assert output.split() == [str(chips), f'{memory:.1f}']
