@@ -20,6 +20,7 @@ from simclr_jax.augment import jax_ops
 from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 from simclr_jax.data import example, sources
 from simclr_jax.models.factory import create_encoder
+from simclr_jax.tools.chips import devices_of
 from simclr_jax.train.setup import open_split
 
 _SIZE = (500, 375)  # width and height of the pictures made
@@ -183,11 +184,7 @@ def _chips() -> list[jax.Device] | None:
     """The chips of a TPU that is not there, None without the extra."""
     if importlib.util.find_spec('libtpu') is None:
         return None
-    from jax.experimental import topologies
-
-    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
-    return topologies.get_topology_desc(platform='tpu', topology_name=_TOPOLOGY).devices
+    return devices_of(_TOPOLOGY)
 
 
 def _describe_cost(cost: dict[str, Any]) -> str:

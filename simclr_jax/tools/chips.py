@@ -1,6 +1,9 @@
 """What accelerators can do, as their makers publish it."""
 
 import dataclasses
+import os
+
+import jax
 
 GIB = 2**30
 
@@ -38,3 +41,24 @@ CHIPS = {
     'NVIDIA H100 80GB HBM3': Chip(989e12, 80 * GIB, 3350e9),
     'NVIDIA H200': Chip(989e12, 141e9, 4800e9),
 }
+
+
+def devices_of(topology: str) -> list[jax.Device]:
+    """Returns the chips of a slice of TPUs that need not be there, such as 'v5e:2x2'.
+
+    Programs are compiled for them by libtpu (extra `tpu`), which raises errors of several kinds
+    where it does not know the topology.
+    """
+    from jax.experimental import topologies
+
+    os.environ |= {
+        'TPU_SKIP_MDS_QUERY': '1',  # of the machine it is not on
+        'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+        'TPU_WORKER_HOSTNAMES': 'localhost',
+        'TPU_ACCELERATOR_TYPE': '',
+    }
+    # The two cores of a v4 are one device to a program, which is not the compiler's default there.
+    cores = {'chip_config_name': 'megacore'} if topology.startswith('v4:') else {}
+    return list(
+        topologies.get_topology_desc(platform='tpu', topology_name=topology, **cores).devices
+    )

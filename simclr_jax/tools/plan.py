@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from simclr_jax import parallel
 from simclr_jax.config import ConfigError
 from simclr_jax.data.sources import Source
-from simclr_jax.tools.chips import CHIPS, GIB, Chip
+from simclr_jax.tools.chips import CHIPS, GIB, Chip, devices_of
 from simclr_jax.tools.program import cost
 from simclr_jax.train.setup import Run, assemble
 
@@ -76,28 +76,18 @@ def make_mesh(topology: str | None) -> tuple[Mesh, Chip]:
     if match[1] == 'cpu':
         return _cpu_mesh(topology, math.prod(map(int, match[2].split('x'))))
     jax.config.update('jax_platforms', 'cpu')
-    os.environ |= {
-        'TPU_SKIP_MDS_QUERY': '1',  # of the machine it is not on
-        'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-        'TPU_WORKER_HOSTNAMES': 'localhost',
-        'TPU_ACCELERATOR_TYPE': '',
-    }
-    from jax.experimental import topologies
-
-    # The two cores of a v4 are one device to a program, which is not the compiler's default there.
-    cores = {'chip_config_name': 'megacore'} if match[1] == 'v4' else {}
     try:
-        description = topologies.get_topology_desc(platform='tpu', topology_name=topology, **cores)
+        devices = devices_of(topology)
     except Exception as error:  # what libtpu and its absence raise is of several kinds
         first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ConfigError(
             f'--topology={topology}: the TPU compiler does not know it or is missing ({first}); '
             f"`pip install 'simclr_jax[tpu]'` installs it, and names look like {EXAMPLES}"
         ) from error
-    kind = description.devices[0].device_kind
+    kind = devices[0].device_kind
     if kind not in CHIPS:
         raise ConfigError(f'--topology={topology}: no published rates of {kind!r} are known')
-    return parallel.make_mesh(list(description.devices)), CHIPS[kind]
+    return parallel.make_mesh(devices), CHIPS[kind]
 
 
 def _cpu_mesh(topology: str, count: int) -> tuple[Mesh, Chip]:
@@ -133,11 +123,9 @@ def estimate(config: ConfigDict, mesh: Mesh, chip: Chip, topology: str) -> dict[
         with _progress(f'compiling {config.model.encoder} for {topology}'):
             program = run.lower_step().compile()
     except jax.errors.JaxRuntimeError as error:  # the TPU compiler refuses what does not fit
-        used = re.search(r'Used ([\d.]+)([KMGT]) of', str(error))
-        if 'RESOURCE_EXHAUSTED' not in str(error) and not used:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
-        memory = float(used[1]) * 1024 ** ('KMGT'.index(used[2]) + 1) if used else None
-        return result | {'memory': memory, 'fits': False}
+        return result | {'memory': memory_refused(str(error)), 'fits': False}
     counted = cost(program)
     result |= {'compile_seconds': time.monotonic() - start, **counted}
     result['fits'] = counted['memory'] <= chip.memory
@@ -161,6 +149,15 @@ def estimate(config: ConfigDict, mesh: Mesh, chip: Chip, topology: str) -> dict[
         'hours': length.total_steps * step / 3600,
         'images_per_second_a_host': images * min(1, chip.per_host / chips),
     }
+
+
+def memory_refused(message: str) -> float | None:
+    """Returns the bytes that a compiler's refusal says are needed, None where it does not."""
+    used = re.search(r'Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds', message)
+    if not used:
+        return None
+    number, unit = used.group(1, 2) if used[1] else used.group(3, 4)
+    return float(number) * 1024 ** ('KMGT'.index(unit) + 1)
 
 
 def suggest(

@@ -92,6 +92,23 @@ def test_what_does_not_fit_is_status_3_with_the_flags_that_do(tmp_path, monkeypa
     assert saved['suggestion'] == {'optimizer.accumulation_steps': 2} and not saved['fits']
 
 
+@pytest.mark.parametrize(
+    ('message', 'gib'),
+    [
+        (
+            'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO '
+            'temporaries (74.62G) exceeds available HBM (15.75G).',
+            74.62,
+        ),
+        ('RESOURCE_EXHAUSTED: memory space hbm. Used 512.5M of 100M hbm.', 512.5 / 1024),
+        ('RESOURCE_EXHAUSTED: no room', None),
+    ],
+)
+def test_the_memory_that_the_compiler_refuses_is_read(message, gib):
+    found = plan_module.memory_refused(message)
+    assert found == (gib and pytest.approx(gib * GIB))
+
+
 @pytest.mark.slow
 def test_a_batch_that_cannot_fit_and_the_suggestion_followed(tmp_path):
     def run(*flags):
