@@ -35,6 +35,7 @@ _DATASETS = {  # name -> images to train on, classes, channels: a plan needs no 
 }
 _UNKNOWN_DATASET = (1_000_000, 0, 3)
 _MAX_ACCUMULATION = 64
+_MAX_CPU_DEVICES = 512  # thousands take minutes to make
 
 
 def plan(config: ConfigDict, workdir: str, topology: str | None) -> int:
@@ -91,6 +92,8 @@ def make_mesh(topology: str | None) -> tuple[Mesh, Chip]:
 
 
 def _cpu_mesh(topology: str, count: int) -> tuple[Mesh, Chip]:
+    if count > _MAX_CPU_DEVICES:
+        raise ConfigError(f'--topology={topology}: at most {_MAX_CPU_DEVICES} CPU devices are made')
     with contextlib.suppress(RuntimeError):  # the number can be set before the first use only
         jax.config.update('jax_num_cpu_devices', count)
     devices = jax.devices('cpu')
