@@ -14,14 +14,14 @@ import platform
 import sys
 import traceback
 
-MODES = {
-    'pretrain': 'simclr_jax.train.loop',
-    'linear_eval': 'simclr_jax.evaluate.run',
-    'knn': 'simclr_jax.evaluate.run',
-    'preview': 'simclr_jax.report.preview',
-    'plan': 'simclr_jax.tools.plan',
-    'bench': 'simclr_jax.tools.bench',
-}
+MODES = (
+    'pretrain',
+    'linear_eval',
+    'knn',
+    'preview',
+    'plan',
+    'bench',
+)  # modules of simclr_jax.modes
 
 _HEARTBEAT = 30  # seconds without a sign of life, after which a process is taken for dead
 
@@ -140,10 +140,9 @@ def main(argv: list[str]) -> int:
         if canvases or flags.mode == 'bench':  # elsewhere the evaluation is the slower for it
             keep_freed_memory()
         start_processes(flags)
-        module = importlib.import_module(MODES[flags.mode])
-        entry = getattr(module, 'main' if flags.mode == 'pretrain' else flags.mode)
+        mode = importlib.import_module(f'simclr_jax.modes.{flags.mode}')
         extra = {'bench': [flags.bench], 'plan': [flags.topology]}.get(flags.mode, [])
-        return entry(config, flags.workdir, *extra) or 0  # a plan that does not fit is 3
+        return mode.main(config, flags.workdir, *extra) or 0  # a plan that does not fit is 3
     except (ConfigError, RunError) as error:
         for line in str(error).splitlines():
             print(f'error: {line}' if not line.startswith(' ') else line, file=sys.stderr)

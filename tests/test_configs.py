@@ -15,8 +15,8 @@ from simclr_jax.config_checks import validate
 from simclr_jax.config_loading import load
 from simclr_jax.data import sources
 from simclr_jax.train import loop
-from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.setup import assemble
+from simclr_jax.workdir.checkpoint import Checkpoints
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 SIZES = {  # data set -> training images, stored shape, classes

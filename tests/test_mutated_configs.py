@@ -95,7 +95,8 @@ def impossible(rng: random.Random) -> tuple[str, str]:
 )
 def test_every_mistake_is_a_line_with_status_2(mutate, number, run, tmp_path, monkeypatch, capsys):
     """In one process; `tests/test_run.py` starts real ones and looks at what they import."""
-    from simclr_jax.train import loop, setup
+    from simclr_jax.modes import pretrain
+    from simclr_jax.train import setup
 
     def main(config, workdir):  # what the mode does before anything slow starts
         setup.prepare(config)
@@ -104,7 +105,7 @@ def test_every_mistake_is_a_line_with_status_2(mutate, number, run, tmp_path, mo
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'data'))
     monkeypatch.setattr(interruption, 'install', lambda: None)
-    monkeypatch.setattr(loop, 'main', main)
+    monkeypatch.setattr(pretrain, 'main', main)
     rng = random.Random(0)
     accepted = []
     for _ in range(number):

@@ -11,7 +11,7 @@ import pytest
 
 from simclr_jax.config import ConfigError
 from simclr_jax.config_loading import load
-from simclr_jax.report.writer import read_metrics
+from simclr_jax.workdir.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = [*sorted((ROOT / 'simclr_jax').rglob('*.py')), ROOT / 'run.py']

@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from simclr_jax import parallel
+from simclr_jax.augment.pixels import normalize_images
 from simclr_jax.methods.base import Tree
-from simclr_jax.train.step import normalize_images
 
 RAW_PIXELS_SIZE = 32  # larger images are shrunk to this for the raw-pixel baseline
 

@@ -11,12 +11,12 @@ import optax
 from jax.sharding import Mesh
 
 from simclr_jax import parallel
+from simclr_jax.augment.pixels import normalize_images
 from simclr_jax.augment.recipe import ViewRecipe
 from simclr_jax.evaluate import subsets
 from simclr_jax.methods.base import Tree
 from simclr_jax.optim.schedules import scaled_learning_rate, warmup_cosine, warmup_step_decay
-from simclr_jax.report.writer import Progress
-from simclr_jax.train.step import normalize_images
+from simclr_jax.progress import Progress
 
 # What is held out of the training labels where several rates are compared: BYOL's 10,009 of
 # ImageNet's 1.28 million, at most a fifth of a smaller set.

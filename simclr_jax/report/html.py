@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 
 from simclr_jax import files
+from simclr_jax.progress import format_duration
 from simclr_jax.report import plots
-from simclr_jax.report.writer import format_duration
 
 _PROBES = {'linear_eval': 'linear', 'knn': 'k-NN'}
 _STYLE = """

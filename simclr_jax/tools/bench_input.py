@@ -19,9 +19,9 @@ from simclr_jax import parallel
 from simclr_jax.augment import jax_ops
 from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 from simclr_jax.data import example, sources
+from simclr_jax.data.factory import open_split
 from simclr_jax.models.factory import create_encoder
 from simclr_jax.tools.chips import devices_of
-from simclr_jax.train.setup import open_split
 
 _SIZE = (500, 375)  # width and height of the pictures made
 _QUALITY = 95  # such that they take about 80 kB

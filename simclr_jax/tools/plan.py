@@ -1,10 +1,9 @@
-"""`--mode=plan`: what a run would take on chips that are not there.
+"""What a run would take on chips that are not there.
 
 The real train step is compiled for the topology and asked what it does; nothing is run.
 """
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -15,7 +14,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -27,7 +25,6 @@ from simclr_jax.tools.program import cost
 from simclr_jax.train.setup import Run, assemble
 
 EXAMPLES = '--topology=v5e:16x16, --topology=v4:4x4x4 or --topology=cpu:8'
-DOES_NOT_FIT = 3  # exit status
 _DATASETS = {  # name -> images to train on, classes, channels: a plan needs no data
     'imagenet2012': (1_281_167, 1000, 3),
     'cifar10': (50_000, 10, 3),
@@ -36,32 +33,6 @@ _DATASETS = {  # name -> images to train on, classes, channels: a plan needs no 
 _UNKNOWN_DATASET = (1_000_000, 0, 3)
 _MAX_ACCUMULATION = 64
 _MAX_CPU_DEVICES = 512  # thousands take minutes to make
-
-
-def plan(config: ConfigDict, workdir: str, topology: str | None) -> int:
-    """Prints what the run takes on `topology`, writes `workdir/plan.json`; returns the exit status.
-
-    Raises:
-      ConfigError: the topology is not one, its compiler is missing, or the batch does not divide.
-    """
-    mesh, chip = make_mesh(topology)
-    parallel.check_batch_size('batch_size', config.batch_size, mesh)
-    result = estimate(config, mesh, chip, topology)
-    print(format_plan(result), flush=True)
-    if not result['fits']:
-        result['suggestion'] = suggest(config, mesh, chip, topology, result)
-        print(_format_suggestion(result['suggestion']), flush=True)
-    path = epath.Path(workdir)
-    path.mkdir(parents=True, exist_ok=True)
-    measured = _measured_input(path, config)
-    if measured:
-        needed = result['images_per_second_a_host']
-        print(
-            f'input: {measured:,.0f} images/s a host were measured here, {needed:,.0f} are needed'
-        )
-        result['input_images_per_second_measured'] = measured
-    (path / 'plan.json').write_text(json.dumps(result, indent=2) + '\n')
-    return 0 if result['fits'] else DOES_NOT_FIT
 
 
 def make_mesh(topology: str | None) -> tuple[Mesh, Chip]:
@@ -228,15 +199,6 @@ def _progress(text: str) -> Iterator[None]:
         print(f'{text}: {time.monotonic() - start:.0f} s', flush=True)
 
 
-def _measured_input(workdir: epath.Path, config: ConfigDict) -> float | None:
-    """Pairs a second of this config's backend, where `--bench=input` has measured them."""
-    path = workdir / 'bench_input.json'
-    if not path.exists():
-        return None
-    rates = json.loads(path.read_text()).get('pairs_per_second', {})
-    return rates.get(config.augment.get('backend', 'tf'))
-
-
 def format_plan(result: dict[str, Any]) -> str:
     """The plan as aligned plain text."""
     gib = '?' if result['memory'] is None else f'{result["memory"] / GIB:.2f}'
@@ -263,7 +225,7 @@ def format_plan(result: dict[str, Any]) -> str:
     return '\n'.join(f'{name:<18}{value}' for name, value in rows)
 
 
-def _format_suggestion(fields: dict[str, Any] | None) -> str:
+def format_suggestion(fields: dict[str, Any] | None) -> str:
     if fields is None:
         return 'nothing that was tried fits; take more chips or a smaller encoder'
     return f'this fits: {_flags(fields)}'

@@ -2,8 +2,8 @@
 
 import time
 
-from simclr_jax.report.advice import input_advice
-from simclr_jax.report.writer import read_metrics
+from simclr_jax.train.advice import input_advice
+from simclr_jax.workdir.metrics import read_metrics
 
 _SETTLED = 10.0  # seconds, after which buffers have filled and shares mean something
 

@@ -1,4 +1,4 @@
-"""`--mode=pretrain`: the loop, from the config to the report."""
+"""The train loop: draw a batch, step, write the metrics of the step before, save."""
 
 import math
 import shlex
@@ -8,54 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
-from ml_collections import ConfigDict
 
-from simclr_jax import files, interruption, parallel
-from simclr_jax.config import ConfigError, RunError, to_json
-from simclr_jax.config_loading import check_same_run
-from simclr_jax.data.folder import describe_bad
-from simclr_jax.evaluate.run import check_protocol, evaluate
+from simclr_jax import interruption, parallel
+from simclr_jax.config import ConfigError, RunError
 from simclr_jax.optim.factory import excluded_names
-from simclr_jax.report.writer import MetricWriter, Progress, read_metrics
+from simclr_jax.progress import Progress
 from simclr_jax.train import inputs
-from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.clock import Clock
 from simclr_jax.train.health import Monitor, NotFinite, embedding_metrics
-from simclr_jax.train.lock import hold
-from simclr_jax.train.setup import Run, prepare
+from simclr_jax.train.setup import Run
 from simclr_jax.train.state import TrainState
-
-
-def main(config: ConfigDict, workdir: str) -> None:
-    """Pretrains, or goes on where the workdir's last checkpoint is, then evaluates and reports."""
-    with hold(workdir):
-        claim_workdir(config, workdir)
-        run = prepare(config)
-        check_protocol(run)
-        _say(_describe(run, workdir))
-        if run.source.bad:
-            _say(describe_bad(run.source.bad))
-        state, pretrain, views = train(run, workdir)
-        evaluate(run, workdir, state, config.eval.after_pretrain, pretrain, views)
-
-
-def claim_workdir(config: ConfigDict, workdir: str) -> None:
-    """Remembers the config in the workdir, or checks it against the one that is there.
-
-    Raises:
-      ConfigError: the workdir holds a run of another config, or cannot be written.
-    """
-    saved = epath.Path(workdir) / 'config.json'
-    if saved.exists():
-        check_same_run(config, saved.read_text(), workdir)
-    elif parallel.is_main_process():
-        try:
-            files.write_text(saved, to_json(config))
-        except OSError as error:
-            raise ConfigError(
-                f'--workdir={workdir}: cannot be written ({error.strerror}); name another one'
-            ) from error
+from simclr_jax.workdir.checkpoint import Checkpoints
+from simclr_jax.workdir.metrics import MetricWriter, read_metrics
 
 
 def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndarray | None]:
@@ -232,16 +196,6 @@ class _Log:
 
 def _without_embeddings(metrics: dict) -> dict:
     return {name: value for name, value in metrics.items() if name != 'embeddings'}
-
-
-def _describe(run: Run, workdir: str) -> str:
-    config, length = run.config, run.length
-    return (
-        f'{config.method} with {config.model.encoder} on {config.data.dataset}: '
-        f'{run.source.num_examples} images, {length.total_steps} steps of {config.batch_size} '
-        f'pairs at {config.data.image_size} pixels, {run.mesh.devices.size} device(s); '
-        f'workdir {workdir}'
-    )
 
 
 def _list_excluded(names: list[str]) -> str:

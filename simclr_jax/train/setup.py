@@ -13,14 +13,15 @@ from simclr_jax import config as config_lib
 from simclr_jax import parallel
 from simclr_jax.augment import jax_ops
 from simclr_jax.data import sources
+from simclr_jax.data.factory import open_split
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.factory import create_method
 from simclr_jax.models.vit import PATCH_PROJECTION
 from simclr_jax.optim.factory import create_optimizer
-from simclr_jax.train.checkpoint import abstract_like
 from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import TrainState, init_state
 from simclr_jax.train.step import Augment, make_train_step
+from simclr_jax.workdir.checkpoint import abstract_like
 
 
 def _augment(batch: dict[str, jax.Array], step: jax.Array, **options) -> jax.Array:
@@ -105,19 +106,6 @@ class Run:
     def abstract_state(self) -> TrainState:
         """Returns the shapes, types and shardings of the state, computing nothing."""
         return abstract_like(jax.eval_shape(self._init_state), parallel.replicated(self.mesh))
-
-
-def open_split(config: ConfigDict, split: str, path: str = '') -> sources.Source:
-    """Opens a split of the config's data set, or of another folder."""
-    data = config.data
-    return sources.open_source(
-        sources.FOLDER if path else data.dataset,
-        data.data_dir,
-        split,
-        path=path or data.path,
-        max_bad_fraction=data.max_bad_fraction,
-        canvas=data.canvas,
-    )
 
 
 def prepare(config: ConfigDict) -> Run:

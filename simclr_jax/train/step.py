@@ -8,6 +8,7 @@ import optax
 from jax.sharding import Mesh
 
 from simclr_jax import parallel
+from simclr_jax.augment.pixels import normalize_images
 from simclr_jax.methods.base import Method
 from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import TrainState
@@ -17,20 +18,6 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 Augment = Callable[[dict[str, jax.Array], jax.Array], jax.Array]
 
 _EMBEDDINGS = 256  # images of a batch whose embeddings are measured, about
-
-
-def normalize_images(
-    images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
-) -> jax.Array:
-    """Turns uint8 images `[..., channel]` into float32, `(image / 255 - mean) / std`.
-
-    Floats are in [0, 1] already.
-    """
-    if images.dtype == jnp.uint8:
-        images = images.astype(jnp.float32) / 255.0
-    shape = (1,) * (images.ndim - 1) + (-1,)
-    mean, std = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (mean, std))
-    return (images - mean) / std
 
 
 def make_train_step(

@@ -11,7 +11,7 @@ from simclr_jax import parallel
 from simclr_jax.config import ConfigError
 from simclr_jax.config_loading import load
 from simclr_jax.evaluate import published
-from simclr_jax.evaluate.run import check_protocol
+from simclr_jax.modes.evaluation import check_protocol
 from simclr_jax.train.setup import prepare
 
 DIGITS = str(pathlib.Path(__file__).parents[2] / 'configs/simclr_digits.py')

@@ -15,10 +15,10 @@ from simclr_jax.methods.moco import MoCo
 from simclr_jax.methods.moco_v3 import MoCoV3
 from simclr_jax.models.vit import PATCH_PROJECTION, VisionTransformer
 from simclr_jax.optim.factory import create_optimizer
-from simclr_jax.train.checkpoint import Checkpoints, abstract_like
 from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import init_state
 from simclr_jax.train.step import make_train_step, normalize_images
+from simclr_jax.workdir.checkpoint import Checkpoints, abstract_like
 
 BATCH, STEPS, RATE = 8, 5, 0.5
 SHAPE = (BATCH, 2, 4, 4, 1)

@@ -4,15 +4,15 @@ import jax
 import pytest
 
 from simclr_jax import config as config_lib
+from simclr_jax.modes import bench
 from simclr_jax.tools import bench_loss
-from simclr_jax.tools.bench import bench
 
 
 def test_prints_a_table_and_writes_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench_loss, '_PAIRS', (600,))
     monkeypatch.setattr(bench_loss, '_COMPILED_PAIRS', 1200)
     monkeypatch.setattr(bench_loss, '_REPEATS', 1)
-    bench(config_lib.default(), str(tmp_path / 'new'), 'loss')
+    bench.main(config_lib.default(), str(tmp_path / 'new'), 'loss')
 
     result = json.loads((tmp_path / 'new' / 'bench_loss.json').read_text())
     assert result['temperature'] == config_lib.default().simclr.temperature
@@ -50,4 +50,4 @@ def test_temporary_bytes_are_the_compilers():
 )
 def test_a_benchmark_that_does_not_exist(tmp_path, name, words):
     with pytest.raises(config_lib.ConfigError, match=words):
-        bench(config_lib.default(), str(tmp_path), name)
+        bench.main(config_lib.default(), str(tmp_path), name)

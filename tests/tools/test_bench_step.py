@@ -6,8 +6,8 @@ import pytest
 
 from simclr_jax import parallel
 from simclr_jax.config_loading import load
+from simclr_jax.modes import bench
 from simclr_jax.tools import bench_step
-from simclr_jax.tools.bench import bench
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -20,7 +20,7 @@ def test_prints_a_table_and_writes_json(tmp_path, monkeypatch, capsys):
     config = load(
         str(ROOT / 'configs/simclr_digits.py'), {'batch_size': '16', 'probe.learning_rate': '0'}
     )
-    bench(config, str(tmp_path / 'new'), 'step')
+    bench.main(config, str(tmp_path / 'new'), 'step')
     result = json.loads((tmp_path / 'new' / 'bench_step.json').read_text())
     assert result['devices'] == 1 and result['batch_size'] == 16 and result['steps'] == 2
     assert result['images_per_second'] == pytest.approx(16 / result['seconds'])

@@ -12,9 +12,10 @@ import pytest
 
 from simclr_jax.config import ConfigError
 from simclr_jax.config_loading import load
+from simclr_jax.modes import plan as plan_mode
 from simclr_jax.tools import plan as plan_module
 from simclr_jax.tools.chips import GIB, Chip
-from simclr_jax.tools.plan import make_mesh, plan, suggest
+from simclr_jax.tools.plan import make_mesh, suggest
 
 ROOT = pathlib.Path(__file__).parents[2]
 CHIP = Chip(flops=1e12, memory=GIB, memory_rate=1e11, link_rate=1e10, per_host=2)
@@ -26,7 +27,7 @@ def digits(**fields):
 
 def test_a_plan_for_eight_devices(tmp_path, capsys):
     config = digits(**{'batch_size': 64, 'probe.learning_rate': 0})
-    assert plan(config, str(tmp_path), 'cpu:8') == 0
+    assert plan_mode.main(config, str(tmp_path), 'cpu:8') == 0
     result = json.loads((tmp_path / 'plan.json').read_text())
     run = plan_module.assemble_without_data(config, make_mesh('cpu:8')[0])
     parameters = sum(x.size for x in jax.tree.leaves(run.abstract_state().params))
@@ -83,10 +84,11 @@ def test_the_suggestion_fits(memory_of, want, monkeypatch):
 
 def test_what_does_not_fit_is_status_3_with_the_flags_that_do(tmp_path, monkeypatch, capsys):
     memory_of = lambda c: 2 * GIB / c.optimizer.accumulation_steps  # noqa: E731
-    monkeypatch.setattr(plan_module, 'estimate', fake_estimate(memory_of))
-    monkeypatch.setattr(plan_module, 'make_mesh', lambda topology: (make_mesh('cpu:8')[0], CHIP))
-    monkeypatch.setattr(plan_module, 'format_plan', lambda result: 'the plan')
-    assert plan(digits(), str(tmp_path), 'cpu:8') == 3
+    for module in (plan_module, plan_mode):
+        monkeypatch.setattr(module, 'estimate', fake_estimate(memory_of))
+    monkeypatch.setattr(plan_mode, 'make_mesh', lambda topology: (make_mesh('cpu:8')[0], CHIP))
+    monkeypatch.setattr(plan_mode, 'format_plan', lambda result: 'the plan')
+    assert plan_mode.main(digits(), str(tmp_path), 'cpu:8') == 3
     assert '--config.optimizer.accumulation_steps=2' in capsys.readouterr().out
     saved = json.loads((tmp_path / 'plan.json').read_text())
     assert saved['suggestion'] == {'optimizer.accumulation_steps': 2} and not saved['fits']

@@ -13,10 +13,10 @@ from simclr_jax.losses import regression_loss
 from simclr_jax.methods.base import Aux, embedding_std
 from simclr_jax.methods.byol import BYOL, BYOLNetwork
 from simclr_jax.models.heads import MLPHead
-from simclr_jax.report.writer import read_metrics
 from simclr_jax.train.health import alarms
 from simclr_jax.train.loop import train
 from simclr_jax.train.setup import prepare
+from simclr_jax.workdir.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 

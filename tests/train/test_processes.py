@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from simclr_jax.report.writer import read_metrics
+from simclr_jax.workdir.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 20

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from simclr_jax.report.writer import read_metrics
+from simclr_jax.workdir.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHORT = (

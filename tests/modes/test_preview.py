@@ -12,7 +12,9 @@ from simclr_jax import config as config_lib
 from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 from simclr_jax.config_loading import load
 from simclr_jax.data import order, sources
-from simclr_jax.report import preview
+from simclr_jax.modes import preview
+from simclr_jax.report.sheet import describe
+from simclr_jax.tools.first_views import first_views
 
 DIGITS = str(pathlib.Path(__file__).parents[2] / 'configs/simclr_digits.py')
 
@@ -43,7 +45,7 @@ def drawn(**values) -> dict[str, np.ndarray]:
 
 def test_what_is_said_of_a_view():
     byol = PRESETS['byol'][0]
-    assert preview.describe(byol, drawn(), 0, (100, 200, 3), 224) == [
+    assert describe(byol, drawn(), 0, (100, 200, 3), 224) == [
         'crop 50 x 100, 25%',
         '  from (10, 20)',
         'flip',
@@ -56,7 +58,7 @@ def test_what_is_said_of_a_view():
         'blur, sigma 1.25',
     ]
     gray = ViewRecipe(flip_probability=0.0, rotation=10.0, blur_kernel_fraction=0.4)
-    assert preview.describe(gray, drawn(rotation=4.0, blur=False), 0, (100, 200, 1), 8) == [
+    assert describe(gray, drawn(rotation=4.0, blur=False), 0, (100, 200, 1), 8) == [
         'crop 50 x 100, 25%',
         '  from (10, 20)',
         'rotation +4.0 degrees',
@@ -81,7 +83,7 @@ def digits(data_dir, request):
     )
     config_lib.set_views(config, recipe)
     source = sources.open_source('digits', data_dir, 'train')
-    return config, source, preview.first_views(config, source)
+    return config, source, first_views(config, source)
 
 
 def test_the_views_are_the_first_batch_cut_out_and_flipped_as_it_says(digits):
@@ -116,7 +118,7 @@ def bilinear(image: np.ndarray, size: int) -> np.ndarray:
 def test_the_sheet_is_a_png_with_the_images_in_their_places(digits, tmp_path, monkeypatch, capsys):
     config, _, made = digits
     monkeypatch.setattr(preview, 'first_views', lambda *_: made)
-    preview.preview(config, str(tmp_path))
+    preview.main(config, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ['preview.png']
     assert str(tmp_path / 'preview.png') in capsys.readouterr().out
     sheet = np.asarray(Image.open(tmp_path / 'preview.png'))
@@ -134,4 +136,4 @@ def test_the_sheet_is_a_png_with_the_images_in_their_places(digits, tmp_path, mo
 def test_a_file_is_no_workdir(data_dir, tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(config_lib.ConfigError, match='is a file'):
-        preview.preview(load(DIGITS, {'data.data_dir': data_dir}), str(tmp_path / 'file'))
+        preview.main(load(DIGITS, {'data.data_dir': data_dir}), str(tmp_path / 'file'))

@@ -12,6 +12,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -19,8 +20,9 @@ from etils import epath
 
 from simclr_jax import parallel
 from simclr_jax.config import RunError
-from simclr_jax.train import checksums
-from simclr_jax.train.state import TrainState
+from simclr_jax.workdir import checksums
+
+Tree = Any  # a pytree of arrays
 
 _MAX_FAILURES = 3  # saves in a row
 
@@ -33,7 +35,7 @@ def checkpoint_path(workdir: str) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, each the whole `TrainState` after that many steps."""
+    """The checkpoints of one workdir, each a whole train state after that many steps."""
 
     def __init__(self, workdir: str, keep: int):
         self._path = epath.Path(checkpoint_path(workdir))
@@ -86,7 +88,7 @@ class Checkpoints:
                 _warn(f'checkpoint {step} is not used: {problem}')
         return None, problems
 
-    def save(self, step: int, state: TrainState, first: Callable[[], None] = lambda: None) -> None:
+    def save(self, step: int, state: Tree, first: Callable[[], None] = lambda: None) -> None:
         """Starts saving; returns when the state may be donated, and writes in the background.
 
         A save that fails, now or in the background, is a warning; the next call tries again.
@@ -122,7 +124,7 @@ class Checkpoints:
         return not self._failures
 
     def save_and_wait(
-        self, step: int, state: TrainState, first: Callable[[], None] = lambda: None
+        self, step: int, state: Tree, first: Callable[[], None] = lambda: None
     ) -> None:
         """As `save`, at once again where that fails; returns when it is on disk.
 
@@ -133,7 +135,7 @@ class Checkpoints:
         while not self.wait():
             self.save(step, state, first)
 
-    def restore(self, step: int, abstract_state: TrainState) -> TrainState:
+    def restore(self, step: int, abstract_state: Tree) -> Tree:
         """Reads a checkpoint into the shapes, types and shardings of `abstract_state`."""
         items = ocp.args.Composite(default=ocp.args.StandardRestore(abstract_state))
         return self._checkpointer.restore(self._path / str(step), items)['default']

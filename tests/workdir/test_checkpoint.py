@@ -12,8 +12,8 @@ import pytest
 
 from simclr_jax import parallel
 from simclr_jax.config import RunError
-from simclr_jax.train import checksums
-from simclr_jax.train.checkpoint import Checkpoints, abstract_like
+from simclr_jax.workdir import checksums
+from simclr_jax.workdir.checkpoint import Checkpoints, abstract_like
 
 
 def tree(value: float) -> dict:

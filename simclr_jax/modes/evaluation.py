@@ -1,10 +1,7 @@
-"""`--mode=linear_eval` and `--mode=knn`, and what pretraining ends with: probes and the report."""
+"""Probes and the report: what pretraining ends with, and `linear_eval` and `knn` do."""
 
 import dataclasses
-import importlib
 import json
-import sys
-import types
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,10 +12,10 @@ from simclr_jax import config as config_lib
 from simclr_jax import files, parallel
 from simclr_jax.config_loading import check_same_run
 from simclr_jax.data import sources
+from simclr_jax.data.factory import open_split, reader
 from simclr_jax.evaluate.features import Features, extract_features
-from simclr_jax.evaluate.knn import knn_eval, nearest_neighbours
+from simclr_jax.evaluate.knn import knn_eval
 from simclr_jax.evaluate.linear import linear_eval as fit_linear
-from simclr_jax.evaluate.projection import project_2d
 from simclr_jax.evaluate.published import (
     HELD_OUT_FRACTION,
     LinearTrainer,
@@ -26,30 +23,20 @@ from simclr_jax.evaluate.published import (
     published_linear_eval,
     published_protocol,
 )
-from simclr_jax.report.advice import input_advice
-from simclr_jax.report.html import format_table, write_report
-from simclr_jax.report.writer import read_metrics
-from simclr_jax.train.checkpoint import Checkpoints
-from simclr_jax.train.health import alarms
-from simclr_jax.train.lock import hold
-from simclr_jax.train.setup import Run, open_split, prepare
+from simclr_jax.modes.reporting import write_run_report
+from simclr_jax.report.html import format_table
+from simclr_jax.train.setup import Run, prepare
 from simclr_jax.train.state import TrainState
-
-_QUERIES, _NEIGHBOURS = 6, 8  # rows and columns of the report's sheet
-_PROJECTED = 2000  # test examples in the report's projection
-
-
-def linear_eval(config: ConfigDict, workdir: str) -> None:
-    """Evaluates the workdir's last checkpoint by logistic regression on frozen features."""
-    _evaluate_workdir(config, workdir, 'linear_eval')
+from simclr_jax.workdir.checkpoint import Checkpoints
+from simclr_jax.workdir.lock import hold
 
 
-def knn(config: ConfigDict, workdir: str) -> None:
-    """Evaluates the workdir's last checkpoint by weighted nearest neighbours."""
-    _evaluate_workdir(config, workdir, 'knn')
+def evaluate_workdir(config: ConfigDict, workdir: str, probe: str) -> None:
+    """Evaluates the last checkpoint of a workdir by one probe.
 
-
-def _evaluate_workdir(config: ConfigDict, workdir: str, probe: str) -> None:
+    Raises:
+      ConfigError: the workdir holds no run, another run, or no checkpoint.
+    """
     saved = epath.Path(workdir) / 'config.json'
     if not saved.exists():
         raise config_lib.ConfigError(
@@ -112,7 +99,7 @@ def evaluate(
             print(f'\nAccuracy on {data.test_split} of {data.dataset}\n\n{format_table(table)}\n')
         report = epath.Path(workdir) / 'report.html'
         splits = (train_source, train), (test_source, test)
-        _report(report, run, workdir, state, result, table, *splits, views)
+        write_run_report(report, run, workdir, state, result, table, *splits, views)
         print(f'figures   {path}\nreport    {report}', flush=True)
     return result
 
@@ -124,19 +111,12 @@ def _sources(run: Run) -> tuple[sources.Source, sources.Source]:
     return run.source, open_split(run.config, run.config.data.test_split)
 
 
-def _inputs(run: Run) -> types.ModuleType:
-    """Returns the module that reads batches and images: one that needs no TensorFlow, if it can."""
-    if run.config.data.cache == 'device':
-        return importlib.import_module('simclr_jax.data.device')
-    return importlib.import_module('simclr_jax.data.pipeline')
-
-
 def _features(run: Run, state: TrainState, source: sources.Source) -> Features:
     config = run.config
     variables = {'encoder': state.all_variables()}
     if config.eval.baselines:
         variables['untrained'] = run.init().all_variables()
-    batches = _inputs(run).eval_batches(
+    batches = reader(config).eval_batches(
         source,
         batch_size=config.eval.batch_size,
         image_size=config.data.image_size,
@@ -241,61 +221,3 @@ def _published(
     )
     features = train.values['encoder'], train.labels, test.values['encoder'], test.labels
     return published_linear_eval(trainer, batches, *features)
-
-
-def _report(
-    path, run: Run, workdir, state: TrainState, result, table, train_split, test_split, views
-) -> None:
-    config = run.config
-    (train_source, train), (test_source, test) = train_split, test_split
-    pretrain = result.get('pretrain', {})
-    share = pretrain.get('input_wait', 0.0)
-    advice = input_advice(share, backend=config.augment.backend, cache=config.data.cache)
-    features, labels = test.values['encoder'], test.labels
-    # Spread over the split, since data sets are often sorted by class.
-    queries = np.linspace(0, len(features) - 1, _QUERIES).astype(int)
-    nearest, similarity = nearest_neighbours(
-        features[queries], train.values['encoder'], min(_NEIGHBOURS, len(train.labels))
-    )
-
-    def images(source, index):
-        return _inputs(run).read_images(
-            source, index, image_size=config.data.image_size, crop=config.data.eval_crop
-        )
-
-    metrics = read_metrics(workdir)
-    names = train_source.label_names
-    shown = np.linspace(0, len(features) - 1, min(_PROJECTED, len(features))).astype(int)
-    neighbour_images = images(train_source, train.index[nearest.ravel()])
-    write_report(
-        path,
-        title=f'{config.method} on {config.data.dataset}',
-        summary={
-            'command': ' '.join(sys.argv),
-            'method': config.method,
-            'encoder': config.model.encoder,
-            'data': f'{config.data.dataset}, {run.source.num_examples} training images',
-            'steps': int(state.step),
-            **{k: v for k, v in pretrain.items() if k not in ('steps', 'input_wait')},
-            'input_wait': f'{share:.1%} of the time' + (f': {advice}' if advice else ''),
-            'bad_pictures': len(run.source.bad) or None,
-            **alarms(metrics),
-        },
-        table=table,
-        metrics=metrics,
-        views=views,
-        neighbours={
-            'queries': images(test_source, test.index[queries]),
-            'neighbours': neighbour_images.reshape(*nearest.shape, *neighbour_images.shape[1:]),
-            'similarities': similarity,
-            'query_labels': labels[queries] if names else None,
-            'neighbour_labels': train.labels[nearest] if names else None,
-            'label_names': names,
-        },
-        projection={
-            'points': project_2d(features[shown]),
-            'labels': labels[shown] if names else None,
-            'label_names': names,
-        },
-        config_text=config_lib.to_json(config),
-    )

@@ -1,6 +1,6 @@
 import pytest
 
-from simclr_jax.report.advice import input_advice
+from simclr_jax.train.advice import input_advice
 
 
 @pytest.mark.parametrize('share', [0.0, 0.05])

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from simclr_jax.config import ConfigError
-from simclr_jax.train import lock
+from simclr_jax.workdir import lock
 
 
 def test_the_holder_is_named_and_the_lock_goes_with_it(tmp_path):

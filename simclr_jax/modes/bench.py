@@ -13,7 +13,7 @@ BENCHES = {
 }
 
 
-def bench(config: ConfigDict, workdir: str, name: str | None) -> None:
+def main(config: ConfigDict, workdir: str, name: str | None) -> None:
     """Runs one benchmark, which prints a table and writes `workdir/bench_<name>.json`."""
     if name not in BENCHES:
         flag = '--bench: missing' if name is None else f'--bench={name}: no such benchmark'

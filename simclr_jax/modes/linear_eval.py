@@ -1,0 +1,10 @@
+"""`--mode=linear_eval`: evaluates a workdir by logistic regression on frozen features."""
+
+from ml_collections import ConfigDict
+
+from simclr_jax.modes.evaluation import evaluate_workdir
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Evaluates, and writes `result.json` and `report.html`."""
+    evaluate_workdir(config, workdir, 'linear_eval')

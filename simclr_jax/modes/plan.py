@@ -1,0 +1,46 @@
+"""`--mode=plan`: says what a run would take on chips that are not there, and what would fit."""
+
+import json
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from simclr_jax import parallel
+from simclr_jax.tools.plan import estimate, format_plan, format_suggestion, make_mesh, suggest
+
+DOES_NOT_FIT = 3  # exit status
+
+
+def main(config: ConfigDict, workdir: str, topology: str | None) -> int:
+    """Prints what the run takes on `topology`, writes `workdir/plan.json`; returns the exit status.
+
+    Raises:
+      ConfigError: the topology is not one, its compiler is missing, or the batch does not divide.
+    """
+    mesh, chip = make_mesh(topology)
+    parallel.check_batch_size('batch_size', config.batch_size, mesh)
+    result = estimate(config, mesh, chip, topology)
+    print(format_plan(result), flush=True)
+    if not result['fits']:
+        result['suggestion'] = suggest(config, mesh, chip, topology, result)
+        print(format_suggestion(result['suggestion']), flush=True)
+    path = epath.Path(workdir)
+    path.mkdir(parents=True, exist_ok=True)
+    measured = _measured_input(path, config)
+    if measured:
+        needed = result['images_per_second_a_host']
+        print(
+            f'input: {measured:,.0f} images/s a host were measured here, {needed:,.0f} are needed'
+        )
+        result['input_images_per_second_measured'] = measured
+    (path / 'plan.json').write_text(json.dumps(result, indent=2) + '\n')
+    return 0 if result['fits'] else DOES_NOT_FIT
+
+
+def _measured_input(workdir: epath.Path, config: ConfigDict) -> float | None:
+    """Pairs a second of this config's backend, where `--bench=input` has measured them."""
+    path = workdir / 'bench_input.json'
+    if not path.exists():
+        return None
+    rates = json.loads(path.read_text()).get('pairs_per_second', {})
+    return rates.get(config.augment.get('backend', 'tf'))
