@@ -6,6 +6,7 @@ A picture is uint8 `[height, width, channel]`, upright (EXIF), its first frame, 
 
 import io
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,23 +23,45 @@ MAX_SIDE = 16_384  # pixels: a larger one takes gigabytes to decode
 PLAIN = 'plain'  # a JPEG that libjpeg alone decodes as we do, so that windows of it can be decoded
 OTHER = 'other'  # a picture that goes through Pillow
 BAD = 'bad'
+KINDS = (BAD, PLAIN, OTHER)  # the index remembers the place in here
 
 
-def check(encoded: bytes) -> str:
-    """Returns PLAIN, OTHER or `BAD: why`; decodes the whole, JPEG at an eighth of its size."""
+class Checked(NamedTuple):
+    """What a file is.
+
+    Attributes:
+      kind: one of `KINDS`.
+      height: of the upright picture, in pixels; 0 for a bad one.
+      width: likewise.
+      orientation: EXIF's number, 1 to 8; 1 is upright as it is stored.
+      reason: why it is bad, else ''.
+    """
+
+    kind: str
+    height: int = 0
+    width: int = 0
+    orientation: int = 1
+    reason: str = ''
+
+
+def check(encoded: bytes) -> Checked:
+    """Says what a file is; decodes the whole, JPEG at an eighth of its size."""
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            width, height = image.size
             if min(image.size) < MIN_SIDE or max(image.size) > MAX_SIDE:
-                return f'{BAD}: {image.width} x {image.height} pixels'
-            jpeg = image.format == 'JPEG'
-            plain = jpeg and image.mode in ('RGB', 'L') and _orientation(image) == 1
+                return Checked(BAD, reason=f'{width} x {height} pixels')
+            jpeg, orientation = image.format == 'JPEG', _orientation(image)
+            plain = jpeg and image.mode in ('RGB', 'L') and orientation == 1
             if jpeg:
-                image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+                image.draft(None, (max(1, width // 8), max(1, height // 8)))
             image.load()
-            return PLAIN if plain else OTHER
+            if orientation >= 5:  # lies on its side
+                height, width = width, height
+            return Checked(PLAIN if plain else OTHER, height, width, orientation)
     except Exception as error:  # Pillow's decoders raise anything on damage
         text = 'empty' if not encoded else str(error).splitlines()[0] if str(error) else 'damaged'
-        return f'{BAD}: {"not a picture" if "cannot identify" in text else text}'
+        return Checked(BAD, reason='not a picture' if 'cannot identify' in text else text)
 
 
 def decode(encoded: bytes, channels: int = 3, fit: int | None = None) -> np.ndarray:
@@ -69,7 +92,8 @@ def as_bmp(encoded: bytes) -> bytes:
 
 
 def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(0x0112, 1)
+    value = image.getexif().get(0x0112, 1)
+    return value if value in range(1, 9) else 1  # anything else means nothing
 
 
 def _upright(image: Image.Image, channels: int) -> Image.Image:

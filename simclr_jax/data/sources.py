@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from simclr_jax.config import ConfigError
-from simclr_jax.data import folder, tfrecord
+from simclr_jax.data import folder, folder_index, tfrecord
 
 BUILT_HERE = ('digits',)  # data sets that this package makes where they are missing
 FOLDER = 'folder'  # the name of what is no data set of TFDS, but the pictures below `data.path`
@@ -60,7 +60,7 @@ def check_prepared(dataset: str, data_dir: str, path: str = '') -> None:
       ConfigError: it is not there, or prepared in another format; it says how to prepare it.
     """
     if dataset == FOLDER:
-        folder.check_there(path)
+        folder_index.check_there(path)
         return
     if dataset in BUILT_HERE or '://' in data_dir:  # a bucket is looked at when it is opened
         return
@@ -191,12 +191,11 @@ def _build_digits(data_dir: str) -> None:
 def _open_folder(
     path: str, data_dir: str, split: str, max_bad_fraction: float, canvas: int
 ) -> Source:
-    if split not in folder.SPLITS:
-        raise ConfigError(
-            f'data split {split!r} of the folder {path}: must be one of {", ".join(folder.SPLITS)}'
-        )
+    if split not in folder_index.SPLITS:
+        names = ', '.join(folder_index.SPLITS)
+        raise ConfigError(f'data split {split!r} of the folder {path}: must be one of {names}')
     cache = default_data_dir('' if '://' in data_dir else data_dir) / 'folder_index'
-    index = folder.read_index(path, cache)
+    index = folder_index.read_index(path, cache)
     reader = folder.Reader(path, index, split, max_bad_fraction)
     if not len(reader):
         raise ConfigError(f'data split {split!r} of the folder {path}: is empty; take "all"')

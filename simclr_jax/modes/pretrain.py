@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from simclr_jax import parallel
-from simclr_jax.data.folder import describe_bad
+from simclr_jax.data.folder_index import describe_bad
 from simclr_jax.modes.evaluation import check_protocol, evaluate
 from simclr_jax.train.loop import train
 from simclr_jax.train.setup import Run, prepare

@@ -9,7 +9,7 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import parallel
-from simclr_jax.data import folder
+from simclr_jax.data import folder_index
 from simclr_jax.train.setup import Run
 
 _SHEET_PAIRS = 8  # augmented pairs kept for the report
@@ -62,4 +62,4 @@ def _first_rows(rows: np.ndarray | jax.Array) -> np.ndarray:
 def check_bad(run: Run) -> None:
     """Raises ConfigError where too many pictures have become unreadable during the run."""
     source, data = run.source, run.config.data
-    folder.check_bad(source.bad, source.num_files, data.path, data.max_bad_fraction)
+    folder_index.check_bad(source.bad, source.num_files, data.path, data.max_bad_fraction)

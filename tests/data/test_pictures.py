@@ -25,6 +25,10 @@ def exif(orientation):
     return tags
 
 
+def bad(reason):
+    return pictures.Checked(pictures.BAD, reason=reason)
+
+
 RGB = Image.fromarray(PIXELS)
 TURNED = {  # EXIF's number to what shows PIXELS upright again
     2: PIXELS[:, ::-1],
@@ -55,7 +59,13 @@ def test_exif_turns_pictures_upright(orientation):
     stored = Image.fromarray(np.ascontiguousarray(TURNED[orientation]))
     file = encoded(stored, 'JPEG', quality=100, subsampling=0, exif=exif(orientation))
     difference = np.abs(pictures.decode(file).astype(int) - PIXELS)
-    assert difference.mean() < 1 and pictures.check(file) == pictures.OTHER
+    assert difference.mean() < 1
+    assert pictures.check(file) == pictures.Checked(pictures.OTHER, 64, 80, orientation)
+
+
+def test_an_orientation_that_is_no_number_of_exif_means_upright():
+    file = encoded(RGB, 'JPEG', exif=exif(9))
+    assert pictures.check(file) == pictures.Checked(pictures.PLAIN, 64, 80, 1)
 
 
 def test_gray_palette_and_the_first_frame():
@@ -106,17 +116,18 @@ def test_a_large_jpeg_is_reduced_while_it_is_decoded():
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'BMP', 'GIF', 'WEBP'])
 def test_what_is_no_picture_is_found(kind):
     file = encoded(RGB, kind)
-    assert pictures.check(file) == (pictures.PLAIN if kind == 'JPEG' else pictures.OTHER)
-    assert pictures.check(file[: len(file) // 2]).startswith('bad')
-    assert pictures.check(encoded(Image.new('RGB', (1, 1)), kind)) == 'bad: 1 x 1 pixels'
+    want = pictures.PLAIN if kind == 'JPEG' else pictures.OTHER
+    assert pictures.check(file) == pictures.Checked(want, 64, 80)
+    assert pictures.check(file[: len(file) // 2]).kind == pictures.BAD
+    assert pictures.check(encoded(Image.new('RGB', (1, 1)), kind)) == bad('1 x 1 pixels')
 
 
 def test_bad_files_have_a_reason():
-    assert pictures.check(b'') == 'bad: empty'
-    assert pictures.check(b'GIF89a').startswith('bad: ')
-    assert pictures.check(b'hello') == 'bad: not a picture'
+    assert pictures.check(b'') == bad('empty')
+    assert pictures.check(b'GIF89a').kind == pictures.BAD
+    assert pictures.check(b'hello') == bad('not a picture')
     wide = encoded(Image.new('RGB', (30_000, 2)), 'PNG')
-    assert pictures.check(wide) == 'bad: 30000 x 2 pixels'
+    assert pictures.check(wide) == bad('30000 x 2 pixels')
 
 
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK', 'P', 'RGBA'])
