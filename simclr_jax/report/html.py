@@ -48,7 +48,10 @@ def write_report(
     title: str,
     summary: dict[str, Any] | None = None,
     table: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    test_size: int | None = None,
     metrics: Sequence[dict[str, Any]] | None = None,
+    chance: dict[str, float] | None = None,
     views: np.ndarray | None = None,
     neighbours: dict[str, Any] | None = None,
     projection: dict[str, Any] | None = None,
@@ -62,15 +65,18 @@ def write_report(
         summary: What was run: `command`, `method`, `encoder`, `data`, `steps`, `seconds`,
             `images_per_second`, or other names, in the order to show.
         table: Accuracies, as `format_table` takes them.
+        notes: Sentences below the table: on what the accuracies are, and what to compare with.
+        test_size: How many images the accuracies are of.
         metrics: Rows as `read_metrics` returns them, for `plots.curves`.
+        chance: As `plots.curves` takes it.
         views: Augmented views [n, view, height, width, channel] `uint8`.
         neighbours: The arguments of `plots.neighbour_sheet`.
         projection: The arguments of `plots.scatter`.
         config_text: The whole config, as text.
     """
     sections = [
-        ('Results', _results(table)),
-        ('Curves', _curves(metrics or ())),
+        ('Results', _results(table, notes, test_size)),
+        ('Curves', _curves(metrics or (), chance)),
         ('Augmented views', _views(views)),
         ('Nearest neighbours', _neighbours(neighbours)),
         ('Projection', _projection(projection)),
@@ -100,7 +106,7 @@ def format_table(table: dict[str, Any]) -> str:
     such as `linear_eval` and `knn`, features such as `encoder`, `untrained` and `raw_pixels`, and
     labels `all` or how many a class, such as `10`.
     """
-    header, rows = _cells(table)
+    header, rows = _cells(table, None)
     lines = [header, *([*names, *(text for text, _ in cells)] for names, cells in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return '\n'.join(
@@ -113,9 +119,12 @@ def format_table(table: dict[str, Any]) -> str:
 
 
 def _cells(
-    table: dict[str, Any],
+    table: dict[str, Any], test_size: int | None
 ) -> tuple[list[str], list[tuple[tuple[str, str], list[tuple[str, bool]]]]]:
-    """The header, and each row's two names and its cells: the text, and whether it is best."""
+    """The header, and each row's two names and its cells: the text, and whether it is best.
+
+    So are those that are worse by less than the standard error that `test_size` images have.
+    """
     features = list(dict.fromkeys(name for probe in table.values() for name in probe or {}))
     rows = []
     for probe, results in table.items():
@@ -128,12 +137,18 @@ def _cells(
             ]
             best = max((m for m in means if m is not None and math.isfinite(m)), default=None)
             names = (_PROBES.get(probe, probe), labels)
+            close = best - _standard_error(best, test_size) if best is not None else 0.0
             cells = [
-                (_percent(v), m is not None and m == best)
+                (_percent(v), m is not None and m >= close)
                 for v, m in zip(values, means, strict=True)
             ]
             rows.append((names, cells))
     return ['probe', 'labels', *(name.replace('_', ' ') for name in features)], rows
+
+
+def _standard_error(accuracy: float, test_size: int | None) -> float:
+    """Of a share of `test_size` images (binomial); 0 where the number is not known."""
+    return math.sqrt(accuracy * (1 - accuracy) / test_size) if test_size else 0.0
 
 
 def _percent(value: dict[str, float | None] | None) -> str:
@@ -159,10 +174,11 @@ def _summary(summary: dict[str, Any] | None) -> str:
     return f'<dl>{"".join(items)}</dl>'
 
 
-def _results(table: dict[str, Any] | None) -> str:
-    header, rows = _cells(table or {})
+def _results(table: dict[str, Any] | None, notes: Sequence[str], test_size: int | None) -> str:
+    header, rows = _cells(table or {}, test_size)
+    lines = ''.join(f'<p>{escape(note)}</p>' for note in notes)
     if not rows:
-        return '<p>The run ended without an evaluation.</p>'
+        return lines or '<p>The run ended without an evaluation.</p>'
     head = ''.join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = []
     for names, cells in rows:
@@ -171,19 +187,45 @@ def _results(table: dict[str, Any] | None) -> str:
             text = escape(text).replace('+-', '±')
             line += f'<td>{f"<strong>{text}</strong>" if best else text}</td>'
         body.append(f'<tr>{line}</tr>')
-    return _scroll(
-        'Results',
-        f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-        '<p>Accuracy in percent, the best of each row in bold. Labels: how many of each class '
-        'the probe saw.</p>',
+    error = ''
+    if test_size:
+        largest = max(_standard_error(p, test_size) for p in _means(table))
+        error = (
+            f' One of the {test_size:,} test images is {100 / test_size:.2g} points; the standard '
+            f'error of an accuracy is up to {100 * largest:.1f} points, and what is worse than the '
+            'best by less is bold, too.'
+        )
+    return (
+        _scroll(
+            'Results',
+            f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>',
+        )
+        + f'<p>Accuracy in percent on test images, the best of each row in bold.{error}</p>'
+        '<p>Linear: logistic regression on frozen features. k-NN: a vote of the nearest training '
+        'images. Labels: how many of each class the probe was given; with fewer than all, the '
+        'mean ± the standard deviation over several random draws of them. Encoder: this run. '
+        'Untrained: the same encoder before training. Raw pixels: no encoder at all.</p>' + lines
     )
 
 
-def _curves(metrics: Sequence[dict[str, Any]]) -> str:
-    panels = plots.curves(metrics)
+def _means(table: dict[str, Any]) -> list[float]:
+    found = [
+        value['mean']
+        for results in table.values()
+        for result in (results or {}).values()
+        for value in (result or {}).values()
+    ]
+    return [mean for mean in found if mean is not None and 0 <= mean <= 1] or [0.0]
+
+
+def _curves(metrics: Sequence[dict[str, Any]], chance: dict[str, float] | None) -> str:
+    panels = plots.curves(metrics, chance)
     if not panels:
         return '<p>No metrics were recorded.</p>'
-    return f'<div class="curves">{"".join(panels)}</div>'
+    words = ''
+    if chance:
+        words = '<p>Dashed: the loss of an encoder that tells no two images apart.</p>'
+    return f'<div class="curves">{"".join(panels)}</div>{words}'
 
 
 def _views(views: np.ndarray | None) -> str:
@@ -208,7 +250,11 @@ def _neighbours(neighbours: dict[str, Any] | None) -> str:
 def _projection(projection: dict[str, Any] | None) -> str:
     if projection is None or not len(projection['points']):
         return '<p>No projection was computed.</p>'
-    return f'<div class="projection">{plots.scatter(**projection)}</div>'
+    return (
+        '<p>Each dot is a test image, placed by the two principal components of its features '
+        '(PCA): the directions in which they vary most.</p>'
+        f'<div class="projection">{plots.scatter(**projection)}</div>'
+    )
 
 
 def _config(config_text: str | None) -> str:

@@ -1,19 +1,19 @@
 """Pictures for the report: SVG for what has lines and words, PNG for what has pixels.
 
-Both are written by hand. Four plots need a page of code, take milliseconds where importing
+The SVG is written by hand. Four plots need a page of code, take milliseconds where importing
 matplotlib alone takes a second, keep their words selectable, and follow the page's light or dark
 colours through `currentColor`.
 """
 
 import base64
 import html
+import io
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 # Petroff, "Accessible Color Sequences for Data Visualization" (2021), table of 10 colours: distinct
 # under the three kinds of colour blindness. Classes after the tenth repeat them in another shape.
@@ -36,28 +36,31 @@ _TILE = 96  # pixels: the side of a small image after enlarging, and the least o
 _MAX_NAMES = 30
 
 
-def curves(metrics: Sequence[dict[str, Any]]) -> list[str]:
+def curves(metrics: Sequence[dict[str, Any]], chance: dict[str, float] | None = None) -> list[str]:
     """One SVG each for the metrics of `_PANELS` over the steps; `probe_accuracy` is in [0, 1].
 
     What no row has is left out. A value that is not finite leaves a gap, and the title counts it.
+    `chance` gives some metrics a dashed line: the value of an encoder that tells nothing apart.
     """
     panels = []
     for key, title, number in _PANELS:
         points = [(row['step'], row[key]) for row in metrics if row.get(key) is not None]
         if points:
-            panels.append(_curve(title, np.array(points, np.float64), number))
+            level = (chance or {}).get(key)
+            panels.append(_curve(title, np.array(points, np.float64), number, level))
     return panels
 
 
-def _curve(title: str, points: np.ndarray, number: str) -> str:
+def _curve(title: str, points: np.ndarray, number: str, chance: float | None) -> str:
     """Draws `points` [n, (step, value)]."""
     finite = points[np.isfinite(points[:, 1])]
     if len(finite) < len(points):
         title += f' ({len(points) - len(finite)} not finite)'
     if not len(finite):
-        return _svg(320, 200, title, _text(8, 16, title, weight='bold'))
+        return _svg(320, 216, title, _text(8, 16, title, weight='bold'))
     left, top, right, bottom = 52, 28, 300, 172
-    low, high = np.transpose([_range(points[:, 0]), _range(finite[:, 1])])
+    shown = finite[:, 1] if chance is None else np.append(finite[:, 1], chance)
+    low, high = np.transpose([_range(points[:, 0]), _range(shown)])
 
     def place(xy: np.ndarray) -> np.ndarray:
         return (xy - low) / (high - low) * (right - left, top - bottom) + (left, bottom)
@@ -71,6 +74,12 @@ def _curve(title: str, points: np.ndarray, number: str) -> str:
         x = place(np.array([value, low[1]]))[0]
         words = f'{value:g}' if value < 10_000 else f'{value / 1000:g}k'
         marks.append(_text(x, bottom + 18, words, anchor='middle'))
+    marks.append(_text((left + right) / 2, bottom + 36, 'step', anchor='middle'))
+    if chance is not None:
+        y = place(np.array([low[0], chance]))[1]
+        dashes = 'stroke="currentColor" stroke-dasharray="4 4" opacity=".6"'
+        marks.append(f'<path d="M{left} {y:.1f}H{right}" {dashes}/>')
+        marks.append(_text(right, y - 5 if y > top + 14 else y + 14, 'chance', anchor='end'))
     line, dots = _polyline(place(_thin(points)))
     style = f'fill="none" stroke="{PALETTE[0]}" stroke-linecap="round" stroke-linejoin="round"'
     marks.append(f'<path d="{line}" {style} stroke-width="2"/>')
@@ -78,7 +87,9 @@ def _curve(title: str, points: np.ndarray, number: str) -> str:
     (x0, y0), (x1, y1) = finite[0], finite[-1]
     story = f'{number} at step {{:,.0f}}'
     label = f'{title}: {story.format(y0, x0)}, {story.format(y1, x1)}'
-    return _svg(320, 200, label, ''.join(marks))
+    if chance is not None:
+        label += f'; chance is {number.format(chance)}'
+    return _svg(320, 216, label, ''.join(marks))
 
 
 def _polyline(points: np.ndarray) -> tuple[str, str]:
@@ -177,7 +188,7 @@ def neighbour_sheet(
             if column:
                 marks.append(_frame(x, y, width, height, labels[row, column] == labels[row, 0]))
         if column and similarities is not None:
-            words.append(f'{similarities[row, column - 1]:.2f}')
+            words.append(f'{similarities[row, column - 1]:.3f}')
         for j, word in enumerate(words):
             short = word if len(word) * 7 <= width else word[: width // 7 - 1] + '…'
             marks.append(_text(x + width / 2, y + height + 17 + 15 * j, short, anchor='middle'))
@@ -204,8 +215,9 @@ def scatter(
 ) -> str:
     """An SVG of `points` [n, 2], coloured by `labels` [n], each label's name at its points' median.
 
-    Points that are not finite are left out, and a note counts them. Of many labels the 30 most
-    frequent are named where there is room; the others show their name under the pointer.
+    Points that are not finite are left out, and a note counts them. The 30 most frequent labels are
+    in the legend, and named at their points where there is room; the others show their name under
+    the pointer.
     """
     points = np.asarray(points, np.float64)
     named = labels is not None
@@ -223,17 +235,22 @@ def scatter(
     )
     points = (points - (low + high) / 2) * (scale, -scale) + (360, 280)
     radius = 2.5 if len(points) > 1000 else 4
-    groups, centres = [], []
+    groups, centres, legend = [], [], []
     classes, counts = np.unique(labels, return_counts=True)
     for i in np.argsort(-counts, kind='stable'):
         members = points[labels == classes[i]]
         name = _name(classes[i], label_names) if named else ''
         groups.append(_marks(members, i, radius, name))
         centres.append((*np.median(members, axis=0), name))
+        if named and len(legend) < _MAX_NAMES:
+            y = 22 + 18 * len(legend)
+            entry = _marks(np.array([[730.0, y - 4]]), i, 5, name)
+            legend.append(entry + _text(742, y, name if len(name) < 25 else f'{name[:23]}…'))
     centres = centres[:_MAX_NAMES] if named else []
     if named:
         title += ': ' + ', '.join(name for *_, name in centres)
-    return _svg(720, 560, title, ''.join(groups) + _spread(centres) + note)
+    marks = ''.join(groups) + ''.join(legend) + _spread(centres) + note
+    return _svg(920 if named else 720, 560, title, marks)
 
 
 def _marks(points: np.ndarray, index: int, radius: float, name: str) -> str:
@@ -287,22 +304,10 @@ def _tiles(images: np.ndarray) -> np.ndarray:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """The PNG file of RGBA `pixels` [height, width, 4] `uint8` (PNG specification, section 5)."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-        )
-
-    height, width, _ = pixels.shape
-    # Every row starts with the number of its filter; 0 is none.
-    rows = np.pad(pixels.reshape(height, width * 4), ((0, 0), (1, 0)))
-    return (
-        b'\x89PNG\r\n\x1a\n'
-        + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 6, 0, 0, 0))
-        + chunk(b'IDAT', zlib.compress(rows.tobytes()))
-        + chunk(b'IEND', b'')
-    )
+    """The PNG file of RGBA `pixels` [height, width, 4] `uint8`."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, 'PNG')
+    return stream.getvalue()
 
 
 def data_url(png: bytes) -> str:

@@ -6,7 +6,8 @@ from simclr_jax.augment.recipe import ViewRecipe, kernel_size
 
 _TILE = 224  # pixels that an image of the sheet fits in
 _TEXT_WIDTH, _LINE, _MARGIN = 150, 16, 12  # pixels
-_COLOURS = ('#0072b2', '#d55e00')  # of the two views' boxes: Okabe and Ito's blue and vermilion
+# Of the views' boxes: Okabe and Ito's colours, which stay apart with any colour vision.
+_COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 _JITTER = ('brightness', 'contrast', 'saturation', 'hue')  # as `order` counts them
 
 
@@ -61,6 +62,7 @@ def draw_sheet(
     boxes: np.ndarray,
     views: np.ndarray,
     texts: list[list[list[str]]],
+    names: list[str] | None = None,
 ):
     """A picture with a row an image: the image with its crops, then each view and its text.
 
@@ -70,6 +72,7 @@ def draw_sheet(
       boxes: `[n, view, 4]` (y, x, height, width) in pixels of the original.
       views: `[n, view, size, size, channel]` uint8.
       texts: lines for each image and view.
+      names: of the images, below each.
 
     Returns:
       A `PIL.Image.Image`.
@@ -80,7 +83,8 @@ def draw_sheet(
     tile = _fit(views.shape[2:4])[0]
     pitch_x = tile + _TEXT_WIDTH + 2 * _MARGIN
     lines = max(len(text) for row in texts for text in row)
-    pitch_y = max(tile, lines * _LINE) + _MARGIN
+    tallest = max(_fit(image.shape[:2])[0] for image in originals) + (_LINE if names else 0)
+    pitch_y = max(tile, lines * _LINE, tallest) + _MARGIN
     top = 2 * _LINE + 2 * _MARGIN
     left = _TILE + 2 * _MARGIN
     size = (left + views.shape[1] * pitch_x, top + len(originals) * pitch_y)
@@ -88,7 +92,8 @@ def draw_sheet(
     pen = ImageDraw.Draw(sheet)
     pen.text((_MARGIN, _MARGIN), title, 'black', font)
     pen.text((_MARGIN, _MARGIN + _LINE), 'image and its crops', 'black', font)
-    for view, colour in zip(range(views.shape[1]), _COLOURS, strict=True):
+    colours = [_COLOURS[view % len(_COLOURS)] for view in range(views.shape[1])]
+    for view, colour in enumerate(colours):
         x = left + view * pitch_x
         pen.text((x, _MARGIN + _LINE), f'view {view + 1}', colour, font)
         for row, image in enumerate(views[:, view]):
@@ -99,13 +104,24 @@ def draw_sheet(
     for row, image in enumerate(originals):
         y, (height, width) = top + row * pitch_y, _fit(image.shape[:2])
         sheet.paste(_image(image), (_MARGIN, y))
+        if names:
+            pen.text((_MARGIN, y + height), _shorten(names[row], font), 'gray', font)
         scale = np.array([height, width] * 2) / np.array(image.shape[:2] * 2)
-        for box, colour in zip(boxes[row] * scale, _COLOURS, strict=True):
+        for box, colour in zip(boxes[row] * scale, colours, strict=True):
             corner = _MARGIN + box[1], y + box[0]
             pen.rectangle(
                 (*corner, corner[0] + box[3] - 1, corner[1] + box[2] - 1), None, colour, 2
             )
     return sheet
+
+
+def _shorten(name: str, font) -> str:
+    """As much of the end of a name as fits below an image: the end tells files apart."""
+    shown = name
+    while font.getlength(shown) > _TILE:
+        name = name[1:]
+        shown = f'...{name}'
+    return shown
 
 
 def _fit(shape: tuple[int, int]) -> tuple[int, int]:

@@ -1,3 +1,4 @@
+import math
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -85,7 +86,9 @@ def page(tmp_path_factory):
             'images_per_second': 12345.6,
         },
         table=TABLE,
+        notes=['On test of <digits>.'],
         metrics=[{'step': i, 'loss': 1.0 / (i + 1)} for i in range(9)],
+        chance={'loss': math.log(255)},
         views=images,
         neighbours={
             'queries': images[:2, 0],
@@ -145,6 +148,26 @@ def test_the_table_has_headers_and_the_best_in_bold(page):
     # 97.12 and 97.08 read 97.1 both: neither is better.
     assert parsed.text['strong'] == ['97.1 ± 0.2', '97.1', '91.2 ± 1.0', '61.0', '100.0']
     assert parsed.text['td'] == ['90.0', '80.0 ± 1.2', 'nan', '-', '-', '98.0', '-']
+
+
+def test_a_difference_within_the_standard_error_is_not_called_worse(tmp_path):
+    table = {
+        'knn': {
+            'encoder': {'all': {'mean': 0.463, 'std': None}},
+            'untrained': {'all': {'mean': 0.348, 'std': None}},
+            'raw_pixels': {'all': {'mean': 0.46, 'std': None}},
+        }
+    }
+    path = tmp_path / 'report.html'
+    write_report(path, title='Clothes', table=table, test_size=300)
+    parsed = Page(path.read_text())
+    assert parsed.text['strong'] == ['46.3', '46.0']
+    # sqrt(0.463 * 0.537 / 300) = 0.0288
+    assert any('0.33 points' in p and 'up to 2.9 points' in p for p in parsed.text['p'])
+
+
+def test_notes_stand_below_the_table(page):
+    assert 'On test of <digits>.' in Page(page).text['p']
 
 
 def test_sections_refer_to_headings_that_exist(page):
