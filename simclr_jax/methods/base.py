@@ -41,7 +41,7 @@ class Method(Protocol):
     encoder: nn.Module
 
     def representation(self) -> nn.Module:
-        """Returns what evaluation reads: a `Representation`, of all the variables of `init`."""
+        """Returns what evaluation applies to all the variables of `init`, `params` included."""
 
     def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
         """Returns `variables` (with `params`, whose `encoder` is what is kept) and `extra`."""
@@ -52,11 +52,21 @@ class Method(Protocol):
         """Returns the scalar loss over the global batch; `variables` are without `params`."""
 
     def update_extra(self, extra: Tree, state: Any, aux: Aux, step: jax.Array) -> Tree:
-        """Returns `extra` after the update that made `state`: EMA target, queue, centre."""
+        """Returns the next `extra`: EMA target, queue, centre.
+
+        It is called after the optimizer's update: `state` has the new parameters, and `step` is the
+        number of the step that made them.
+        """
+
+    def chance_loss(self, batch_size: int) -> float | None:
+        """Returns the loss of an encoder that tells no two images apart, for the report.
+
+        None where such an encoder does not stand out by its loss.
+        """
 
 
 class Representation(nn.Module):
-    """The encoder's output, or what follows the projector's first `head_layers` layers."""
+    """The encoder's output, or the output of layer `head_layers` of the projector."""
 
     encoder: nn.Module
     projector: nn.Module | None = None
@@ -81,12 +91,12 @@ def in_micro_batches(
     `forward(statistics, views) -> (outputs, statistics)` is a forward pass in training mode, whose
     outputs have the batch as first axis. Only they are kept: the backward pass, which knows the
     loss of the whole batch by then, embeds each micro-batch again and adds up the gradients of the
-    parameters (GradCache, arXiv:2101.06983). They are those of one batch, for an encoder without
-    batch statistics. Batch statistics are each micro-batch's own, and the running averages follow
-    one after the other.
+    parameters (GradCache, arXiv:2101.06983). Without batch normalization these gradients equal
+    those of the whole batch. With it, each micro-batch has statistics of its own, and the running
+    averages take one after the other.
 
-    Micro-batch `i` has the rows `i, i + count, ...`, so that no image moves between chips and the
-    number of chips does not matter.
+    Micro-batch `i` has the rows `i, i + count, ...`: the same number from every chip, so none has
+    to move.
 
     Returns:
       Outputs of the whole batch in its order, and the last statistics.

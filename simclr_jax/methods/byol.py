@@ -9,24 +9,10 @@ from flax import linen as nn
 
 from simclr_jax.losses import regression_loss
 from simclr_jax.methods.base import Aux, Representation, Tree, embedding_std, in_micro_batches
+from simclr_jax.methods.networks import PredictionNetwork
 from simclr_jax.models.heads import MLPHead
 from simclr_jax.models.normalization import GLOBAL, NormScope
 from simclr_jax.optim.schedules import target_decay
-
-
-class BYOLNetwork(nn.Module):
-    """Encoder, projector and predictor; the target network has the first two only."""
-
-    encoder: nn.Module
-    projector: nn.Module
-    predictor: nn.Module
-
-    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        features = self.encoder(images, train)
-        return features, self.predictor(self.projector(features, train), train)
-
-    def project(self, images: jax.Array, train: bool) -> jax.Array:
-        return self.projector(self.encoder(images, train), train)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +34,7 @@ class BYOL:
     dtype: str = 'float32'
 
     @property
-    def network(self) -> BYOLNetwork:
+    def network(self) -> PredictionNetwork:
         def head() -> MLPHead:
             return MLPHead(
                 self.hidden_dim,
@@ -58,7 +44,7 @@ class BYOL:
                 dtype=self.dtype,
             )
 
-        return BYOLNetwork(self.encoder, head(), head())
+        return PredictionNetwork(self.encoder, head(), head())
 
     def representation(self) -> Representation:
         return Representation(self.encoder)
@@ -101,10 +87,15 @@ class BYOL:
             'embedding_std': embedding_std(targets[:, 0]),
             'target_decay': (target_decay(self.base_decay, step, self.total_steps), jnp.ones(())),
         }
-        return loss, Aux(variables, features, metrics, target_variables, predictions)
+        return loss, Aux(
+            variables, features, metrics, carry=target_variables, embeddings=predictions
+        )
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         online = {name: state.params[name] for name in ('encoder', 'projector')}
         decay = target_decay(self.base_decay, step, self.total_steps)
         params = optax.incremental_update(online, extra['params'], 1 - decay)
         return {'params': params, **aux.carry}
+
+    def chance_loss(self, batch_size: int) -> None:
+        return None  # a network that tells nothing apart has the lowest loss, not the highest

@@ -1,6 +1,7 @@
 """MoCo v1 (He et al. 2020, https://arxiv.org/abs/1911.05722) and v2 (arXiv 2003.04297)."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from flax import linen as nn
 from simclr_jax.losses import info_nce
 from simclr_jax.losses.normalize import l2_normalize
 from simclr_jax.methods.base import Aux, Representation, Tree, embedding_std, in_micro_batches
-from simclr_jax.methods.simclr import SimCLRNetwork
+from simclr_jax.methods.networks import ProjectionNetwork
 from simclr_jax.models.heads import MLPHead, torch_linear_init
 from simclr_jax.models.normalization import GLOBAL, NormScope
 
@@ -47,7 +48,7 @@ class MoCo:
     dtype: str = 'float32'
 
     @property
-    def network(self) -> SimCLRNetwork:
+    def network(self) -> ProjectionNetwork:
         projector = MLPHead(
             hidden_dim=self.hidden_dim,
             output_dim=self.output_dim,
@@ -59,7 +60,7 @@ class MoCo:
             kernel_init=torch_linear_init,
             dtype=self.dtype,
         )
-        return SimCLRNetwork(self.encoder, projector)
+        return ProjectionNetwork(self.encoder, projector)
 
     def representation(self) -> Representation:
         return Representation(self.encoder)
@@ -109,7 +110,7 @@ class MoCo:
         # The probe sees the one view that the query encoder sees.
         carry = key_variables, l2_normalize(keys)
         embeddings = jnp.stack([queries, keys], axis=1)
-        return loss, Aux(variables, features[:, None], metrics, carry, embeddings)
+        return loss, Aux(variables, features[:, None], metrics, carry=carry, embeddings=embeddings)
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         # The original averages before each forward pass of the keys. Averaging after each update
@@ -123,3 +124,6 @@ class MoCo:
             'queue': jax.lax.dynamic_update_slice_in_dim(extra['queue'], keys, pointer, axis=0),
             'pointer': (pointer + len(keys)) % self.queue_size,
         }
+
+    def chance_loss(self, batch_size: int) -> float:
+        return math.log(1 + self.queue_size)

@@ -1,6 +1,7 @@
 """MoCo v3 (Chen et al. 2021, https://arxiv.org/abs/2104.02057)."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from flax import linen as nn
 
 from simclr_jax.losses import info_nce
 from simclr_jax.methods.base import Aux, Representation, Tree, embedding_std, in_micro_batches
-from simclr_jax.methods.byol import BYOLNetwork
+from simclr_jax.methods.networks import PredictionNetwork
 from simclr_jax.models.heads import MLPHead, torch_linear_init
 from simclr_jax.models.normalization import GLOBAL, NormScope
 from simclr_jax.optim.schedules import target_decay
@@ -41,7 +42,7 @@ class MoCoV3:
     dtype: str = 'float32'
 
     @property
-    def network(self) -> BYOLNetwork:
+    def network(self) -> PredictionNetwork:
         def head(num_layers: int, output_norm: str) -> MLPHead:
             return MLPHead(
                 self.hidden_dim,
@@ -55,7 +56,7 @@ class MoCoV3:
 
         projector = head(self.num_layers, 'plain')
         predictor = head(2, 'plain' if self.predictor_norm else 'none')
-        return BYOLNetwork(self.encoder, projector, predictor)
+        return PredictionNetwork(self.encoder, projector, predictor)
 
     def representation(self) -> Representation:
         return Representation(self.encoder)
@@ -98,7 +99,7 @@ class MoCoV3:
             'embedding_std': embedding_std(keys[:, 0]),
             'target_decay': (target_decay(self.base_decay, step, self.total_steps), jnp.ones(())),
         }
-        return loss, Aux(variables, features, metrics, key_variables, queries)
+        return loss, Aux(variables, features, metrics, carry=key_variables, embeddings=queries)
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         # The original averages before each forward pass of the keys, by that step's decay. What
@@ -108,6 +109,9 @@ class MoCoV3:
         online = _without_predictor(state.params)
         params = optax.incremental_update(online, extra['params'], 1 - decay)
         return {'params': params, **aux.carry}
+
+    def chance_loss(self, batch_size: int) -> float:
+        return 4 * self.temperature * math.log(batch_size)
 
 
 def _without_predictor(tree: Tree) -> Tree:

@@ -1,6 +1,7 @@
 """SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709; v2: arXiv 2006.10029)."""
 
 import dataclasses
+import math
 
 import jax
 from flax import linen as nn
@@ -16,21 +17,11 @@ from simclr_jax.methods.base import (
     merge_views,
     split_views,
 )
+from simclr_jax.methods.networks import ProjectionNetwork
 from simclr_jax.models.heads import MLPHead
 from simclr_jax.models.normalization import GLOBAL, NormScope
 
 _LARGE = 2**22  # logits a device: 16 MiB, of which the dense loss holds several copies
-
-
-class SimCLRNetwork(nn.Module):
-    """Encoder and projector: images `[n, h, w, c]` to features and projections `[n, dim]`."""
-
-    encoder: nn.Module
-    projector: nn.Module
-
-    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        features = self.encoder(images, train)
-        return features, self.projector(features, train)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +49,7 @@ class SimCLR:
     dtype: str = 'float32'
 
     @property
-    def network(self) -> SimCLRNetwork:
+    def network(self) -> ProjectionNetwork:
         projector = MLPHead(
             hidden_dim=self.hidden_dim,
             output_dim=self.output_dim,
@@ -68,7 +59,7 @@ class SimCLR:
             norm_scope=self.norm_scope,
             dtype=self.dtype,
         )
-        return SimCLRNetwork(self.encoder, projector)
+        return ProjectionNetwork(self.encoder, projector)
 
     def representation(self) -> Representation:
         return Representation(self.encoder, self.network.projector, self.eval_layer)
@@ -102,3 +93,6 @@ class SimCLR:
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         return extra
+
+    def chance_loss(self, batch_size: int) -> float:
+        return self.loss_scale * math.log(2 * batch_size - 1)

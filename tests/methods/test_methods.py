@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 
 from simclr_jax import parallel
-from simclr_jax.losses import nt_xent, regression_loss
+from simclr_jax.losses import info_nce, nt_xent, regression_loss
 from simclr_jax.methods.factory import METHODS
 from simclr_jax.models.factory import create_encoder
 from simclr_jax.optim.schedules import one_cycle, target_decay
@@ -250,3 +250,17 @@ def test_the_head_is_a_linen_module_of_the_named_sizes():
         method = make(name)
         assert isinstance(method.network, nn.Module)
         assert method.network.projector.output_dim == 8
+
+
+def test_the_loss_of_chance_is_that_of_equal_embeddings():
+    pairs, queue = jnp.ones((BATCH, 2, 8)), jnp.ones((32, 8))
+    queries, keys = pairs[:, 0], pairs[:, 1]
+    found = {
+        'simclr': 2.0 * nt_xent(pairs, 0.5),
+        'moco': info_nce(queries, keys, 0.1, queue),
+        'moco_v3': 2 * 0.2 * 2 * info_nce(queries, keys, 0.2),
+    }
+    for name, loss in found.items():
+        method = make(name, **({'loss_scale': 2.0} if name == 'simclr' else {}))
+        assert method.chance_loss(BATCH) == pytest.approx(float(loss), rel=1e-5), name
+    assert make('byol').chance_loss(BATCH) is None

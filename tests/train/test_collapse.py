@@ -11,7 +11,8 @@ from simclr_jax.config import RunError
 from simclr_jax.config_loading import load
 from simclr_jax.losses import regression_loss
 from simclr_jax.methods.base import Aux, embedding_std
-from simclr_jax.methods.byol import BYOL, BYOLNetwork
+from simclr_jax.methods.byol import BYOL
+from simclr_jax.methods.networks import PredictionNetwork
 from simclr_jax.models.heads import MLPHead
 from simclr_jax.train.health import alarms
 from simclr_jax.train.loop import train
@@ -37,7 +38,7 @@ class Collapsing(BYOL):
     @property
     def network(self):
         head = MLPHead(self.hidden_dim, self.output_dim, hidden_bias=True, dtype=self.dtype)
-        return BYOLNetwork(self.encoder, head, Nothing())
+        return PredictionNetwork(self.encoder, head, Nothing())
 
     def loss(self, params, variables, extra, views, rng, step):
         features, embeddings = [], []
