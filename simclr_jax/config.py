@@ -21,11 +21,11 @@ ENCODERS = RESNETS + VITS
 
 
 class ConfigError(ValueError):
-    """One or more problems of a config: a line each, with the field, the value and the way out."""
+    """One or more problems of a config: a line each, with the field, the value and the fix."""
 
 
 class RunError(RuntimeError):
-    """Why a run cannot go on, and the way out: a line, and indented ones with details."""
+    """Why a run cannot go on, and the fix: a line, and indented ones with details."""
 
 
 def default() -> ConfigDict:

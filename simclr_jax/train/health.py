@@ -8,7 +8,7 @@ import numpy as np
 
 from simclr_jax.config import RunError
 
-_BAND_ROWS = 10  # the first rows, whose mean loss is what later ones are held against
+_BAND_ROWS = 10  # the first rows, whose mean loss later ones are compared with
 _MIN_ROWS = 3  # in a row, before collapse is believed
 COLLAPSED = 'collapsed'  # the metric that is 1 while the alarm is up
 

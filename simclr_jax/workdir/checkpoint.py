@@ -53,7 +53,7 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """Returns the step of the newest whole checkpoint; None where nothing was saved yet.
 
-        Every file is read and held against its checksum. Where one is damaged it is named on stderr
+        Every file is read and compared with its checksum. Where one is damaged it is named on stderr
         and the checkpoint before is looked at, as it is where a killed process left one unfinished.
 
         Raises:
