@@ -29,6 +29,7 @@ def get_config(epochs='1000'):
     config.epochs = float(epochs)
     config.data.dataset = 'imagenet2012'
     config.data.test_split = 'validation'
+    config.data.drop_remainder = False
     config.data.image_size = 224
     config.data.eval_crop = 0.875
     config.data.mean = (0.485, 0.456, 0.406)

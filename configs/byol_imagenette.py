@@ -22,6 +22,7 @@ def get_config():
     config.epochs = 1000.0
     config.data.dataset = 'imagenette/160px-v2'
     config.data.test_split = 'validation'
+    config.data.drop_remainder = False
     config.data.image_size = 128
     config.data.eval_crop = 0.875
     config.data.mean = (0.485, 0.456, 0.406)

@@ -19,6 +19,7 @@ def get_config():
     config.batch_size = 512
     config.epochs = 1000.0
     config.data.dataset = 'cifar10'
+    config.data.drop_remainder = False
     config.data.image_size = 32
     set_views(config, *VIEW_PRESETS['simclr_cifar'])
     config.model.encoder = 'resnet18'

@@ -21,6 +21,7 @@ def get_config():
     config.epochs = 100.0
     config.data.dataset = 'imagenet2012'
     config.data.test_split = 'validation'
+    config.data.drop_remainder = False
     config.data.image_size = 224
     config.data.eval_crop = 0.875
     set_views(config, *VIEW_PRESETS['simclr'])

@@ -7,6 +7,7 @@ A recipe in `configs/` starts from `default()` and changes numbers; `config_load
 import dataclasses
 import difflib
 import json
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -46,6 +47,8 @@ def default() -> ConfigDict:
     # TFDS split, slices allowed: 'train[:90%]'. A folder has 'train', 'test' (a tenth) and 'all'.
     config.data.train_split = 'train'
     config.data.test_split = 'test'  # only evaluated on, never trained or tuned on
+    # An epoch ends with its last whole batch; False: batches run on over its end, as in tf.data.
+    config.data.drop_remainder = True
     config.data.image_size = 32  # pixels, height and width of a view
     config.data.eval_crop = 1.0  # share of the shorter side in the centre that evaluation sees
     config.data.mean = (0.0,)  # subtracted from pixels in [0, 1]; one number, or one a channel
@@ -197,7 +200,7 @@ def view_recipes(config: ConfigDict) -> tuple[ViewRecipe, ViewRecipe]:
 class Length:
     """A run's length in steps."""
 
-    steps_per_epoch: int
+    steps_per_epoch: float  # whole where an epoch ends with its last whole batch
     total_steps: int
 
     def epoch(self, step: int) -> float:
@@ -207,16 +210,23 @@ class Length:
 def resolve_length(config: ConfigDict, num_examples: int) -> Length:
     """Turns epochs into steps for a training split of `num_examples`.
 
+    Where batches run on over the end of an epoch, the run has epochs x examples / batch steps,
+    rounded down, as in BYOL (`configs/byol.py`); the original SimCLR adds one.
+
     Raises:
       ConfigError: a batch is larger than the training split.
     """
-    steps_per_epoch = num_examples // config.batch_size
-    if not steps_per_epoch:
+    if config.batch_size > num_examples:
         raise ConfigError(
             f'batch_size={config.batch_size}: data.train_split={config.data.train_split!r} of '
             f'{config.data.dataset} has only {num_examples} examples; use at most that many'
         )
-    return Length(steps_per_epoch, max(1, round(config.epochs * steps_per_epoch)))
+    if config.data.drop_remainder:
+        steps_per_epoch = num_examples // config.batch_size
+        return Length(steps_per_epoch, max(1, round(config.epochs * steps_per_epoch)))
+    # Rounded down, but not from 28.999999999999996.
+    total_steps = math.floor(round(config.epochs * num_examples / config.batch_size, 6))
+    return Length(num_examples / config.batch_size, max(1, total_steps))
 
 
 def flatten(config: ConfigDict, prefix: str = '') -> dict[str, Any]:

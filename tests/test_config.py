@@ -38,5 +38,11 @@ def test_length_in_steps():
     config = config_lib.default()
     config.epochs = 2.5
     assert config_lib.resolve_length(config, 1297) == config_lib.Length(5, 12)
+    config.data.drop_remainder = False
+    assert config_lib.resolve_length(config, 1297) == config_lib.Length(1297 / 256, 12)
+    config.epochs = 2.37  # 12.0073 steps
+    assert config_lib.resolve_length(config, 1297).total_steps == 12
+    config.epochs = 0.29  # x 25600 / 256 is 28.999999999999996
+    assert config_lib.resolve_length(config, 25600).total_steps == 29
     with pytest.raises(config_lib.ConfigError, match=r'batch_size=256: .* only 200 examples'):
         config_lib.resolve_length(config, 200)

@@ -61,6 +61,7 @@ BLUR_OF_BYOL = (
 # google-research/simclr: README, run.py, model_util.py, data_util.py.
 SIMCLR = {
     'method': 'simclr',
+    'data.drop_remainder': False,  # data.py: repeat before batch
     'simclr.output_dim': 128,
     'simclr.loss_scale': 2.0,
     'model.padding': 'simclr',
@@ -114,6 +115,7 @@ BYOL = {
 } | jitter(0.4, 0.4, 0.2, 0.1)
 BYOL_IMAGENET = {
     'batch_size': 4096,
+    'data.drop_remainder': False,  # utils/dataset.py: repeat before batch
     'optimizer.learning_rate_scaling': 'linear',
     'model.padding': 'same',
     'model.zero_init_last_scale': False,
@@ -133,6 +135,7 @@ def byol_imagenet(epochs: float, rate: float, decay: float, base_decay: float) -
 
 # The rate of the original's Imagenette recipe; views, length and decay of solo-learn's byol.yaml.
 BYOL_CIFAR = {
+    'data.drop_remainder': True,
     'batch_size': 256,
     'epochs': 1000.0,
     'peak': 2.0,
@@ -145,6 +148,7 @@ ASYMMETRIC_CIFAR = view(1, solarize_probability=0.0) | view(2, solarize_probabil
 MOCO = {
     'method': 'moco',
     'batch_size': 256,
+    'data.drop_remainder': True,  # `drop_last=True`
     'moco.output_dim': 128,
     'model.padding': 'torch',
     'model.zero_init_last_scale': False,
@@ -190,6 +194,7 @@ MOCO_V2_CIFAR = {
 # facebookresearch/moco-v3: CONFIG.md, main_moco.py, moco/builder.py, moco/optimizer.py.
 MOCO_V3 = {
     'method': 'moco_v3',
+    'data.drop_remainder': True,  # `drop_last=True`
     'moco_v3.hidden_dim': 4096,
     'moco_v3.output_dim': 256,
     'model.padding': 'torch',
@@ -253,6 +258,7 @@ IMAGENETTE = {
 # deepmind-research/byol: README, "Setup for fast iteration".
 BYOL_IMAGENETTE = views(crop_area=(0.08, 1.0), crop_sampler='byol', brightness_mode='additive') | {
     'epochs': 1000.0,
+    'data.drop_remainder': False,
     'model.padding': 'same',
     'peak': 2.0,
     'optimizer.weight_decay': 1e-6,
@@ -263,6 +269,7 @@ SIMCLR_IMAGENETTE = (
     {
         'method': 'simclr',
         'epochs': 800.0,
+        'data.drop_remainder': True,  # `drop_last=True`
         'simclr.temperature': 0.5,
         'simclr.num_layers': 2,
         'simclr.hidden_dim': 512,
@@ -285,7 +292,7 @@ SIMCLR_IMAGENETTE = (
 )
 # solo-learn: scripts/pretrain/imagenet-100; rates are the originals'.
 IMAGENET100 = {'data.dataset': 'imagenet100', 'model.encoder': 'resnet18'}
-IMAGENET100 |= {'batch_size': 256, 'epochs': 400.0}
+IMAGENET100 |= {'batch_size': 256, 'epochs': 400.0, 'data.drop_remainder': True}
 SIMCLR_IMAGENET100 = {
     'simclr.temperature': 0.2,
     'simclr.num_layers': 2,
@@ -365,6 +372,24 @@ def test_a_recipe_has_the_published_numbers(name, preset):
     expected = RECIPES[name, preset]
     found = {field: fields[field] for field in expected}
     assert found == expected | {'peak': pytest.approx(expected['peak'])}
+
+
+# epochs x images // batch: BYOL's `max_steps`; the original SimCLR's `get_train_steps` is one more.
+STEPS = {  # recipe -> images, steps
+    ('simclr_imagenet', ''): (1_281_167, 31_278),
+    ('byol_imagenet', '1000'): (1_281_167, 312_784),
+    ('simclr_cifar10', ''): (50_000, 97_656),
+    ('byol_imagenette', ''): (9_469, 36_988),
+    ('moco_v2_imagenet', '200'): (1_281_167, 200 * 5_004),  # whole batches of every epoch
+    ('moco_v3_imagenet', 'r50_100'): (1_281_167, 100 * 312),
+}
+
+
+@pytest.mark.parametrize(('name', 'preset'), STEPS)
+def test_a_recipe_has_as_many_steps_as_the_original(name, preset):
+    images, steps = STEPS[name, preset]
+    config = load_config(f'{CONFIGS / name}.py:{preset}')
+    assert config_lib.resolve_length(config, images).total_steps == steps
 
 
 def test_no_recipe_is_missing():

@@ -75,6 +75,7 @@ def train_batches(
     start_step: int,
     total_steps: int,
     rows: slice | None = None,
+    drop_remainder: bool = True,
 ) -> Iterator[dict[str, jax.Array]]:
     """Yields what `pipeline.canvas_batches` does, as global arrays on the mesh."""
     rows = rows or slice(0, batch_size)
@@ -93,7 +94,9 @@ def train_batches(
         return {name: values[index] for name, values in data.items()} | {'index': index}
 
     for step in range(start_step, total_steps):
-        index = order.batch_indices(seed, step, batch_size, source.num_examples)[rows]
+        index = order.batch_indices(seed, step, batch_size, source.num_examples, drop_remainder)[
+            rows
+        ]
         yield take(data, parallel.put_batch({'index': index.astype(np.int32)}, mesh)['index'])
 
 

@@ -3,7 +3,12 @@
 An epoch is a permutation of the records, computed index by index by a keyed Feistel network with
 cycle walking (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"), so that nothing is
 shuffled in memory, nothing is stored in a checkpoint, and step 1,000,000 costs what step 0 costs.
-The last `num_examples % batch_size` records of an epoch's order are left out, others each epoch.
+
+Batches end with an epoch, or run on over its end. In the first case (PyTorch's `drop_last`) the
+last `num_examples % batch_size` records of an epoch's order are left out, others each epoch, and no
+batch holds a record twice. In the second (tf.data's `repeat` before `batch`, as in the original
+SimCLR and BYOL) every record is read once an epoch, and a batch may hold the end of one epoch and
+the start of the next, where a record can come twice.
 """
 
 import numpy as np
@@ -13,17 +18,33 @@ _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, splitmix64's increment
 _MASK = (1 << 64) - 1
 
 
-def batch_indices(seed: int, step: int, batch_size: int, num_examples: int) -> np.ndarray:
+def batch_indices(
+    seed: int, step: int, batch_size: int, num_examples: int, drop_remainder: bool = True
+) -> np.ndarray:
     """Returns the records of the batch at `step`, `[batch]` int64 in [0, num_examples).
+
+    Args:
+      seed: of the order.
+      step: counted from 0.
+      batch_size: at most `num_examples`.
+      num_examples: how many records there are.
+      drop_remainder: whether an epoch ends with its last whole batch; else batches run on over it.
 
     Raises:
       ValueError: `batch_size` is larger than `num_examples`.
     """
     if batch_size > num_examples:
         raise ValueError(f'batch_size={batch_size} is larger than the {num_examples} examples')
-    epoch, batch = divmod(step, num_examples // batch_size)
-    positions = np.arange(batch * batch_size, (batch + 1) * batch_size)
-    return permute(positions, num_examples, seed, epoch)
+    if drop_remainder:
+        epoch, batch = divmod(step, num_examples // batch_size)
+        first = batch * batch_size
+    else:
+        epoch, first = divmod(step * batch_size, num_examples)
+    last = min(first + batch_size, num_examples)
+    indices = permute(np.arange(first, last), num_examples, seed, epoch)
+    if (missing := batch_size - len(indices)) == 0:
+        return indices
+    return np.concatenate([indices, permute(np.arange(missing), num_examples, seed, epoch + 1)])
 
 
 def permute(positions: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:

@@ -35,6 +35,7 @@ def train_batches(
     total_steps: int,
     rows: slice | None = None,
     workers: int = 0,
+    drop_remainder: bool = True,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the batches of steps `start_step` to `total_steps - 1`.
 
@@ -52,13 +53,16 @@ def train_batches(
       total_steps: where the stream ends.
       rows: the rows of the global batch to make; all where None.
       workers: parallel calls; 0 lets tf.data choose.
+      drop_remainder: whether an epoch ends with its last whole batch (`order.py`).
     """
     rows = rows or slice(0, batch_size)
     parallel = workers or tf.data.AUTOTUNE
     channels = source.image_shape[-1]
 
     def read(step):
-        indices = order.batch_indices(seed, int(step), batch_size, source.num_examples)[rows]
+        indices = order.batch_indices(
+            seed, int(step), batch_size, source.num_examples, drop_remainder
+        )[rows]
         return indices, np.array(source.read(indices), object)
 
     def records(step):
@@ -142,6 +146,7 @@ def canvas_batches(
     total_steps: int,
     rows: slice | None = None,
     workers: int = 0,
+    drop_remainder: bool = True,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the batches that `jax_ops.make_views` takes; the arguments are `train_batches`'s.
 
@@ -155,7 +160,9 @@ def canvas_batches(
     parallel = workers or tf.data.AUTOTUNE
 
     def read(step):
-        indices = order.batch_indices(seed, int(step), batch_size, source.num_examples)[rows]
+        indices = order.batch_indices(
+            seed, int(step), batch_size, source.num_examples, drop_remainder
+        )[rows]
         return indices.astype(np.int32), np.array(source.read(indices), object)
 
     def records(step):

@@ -170,7 +170,7 @@ class LinearTrainer:
     def train(self, batches, examples: np.ndarray, rates: tuple[float, ...]) -> Tree:
         """Returns `kernel` `[rate, dim, class]` and `bias` `[rate, 1, class]`."""
         protocol = self.protocol
-        total_steps = max(1, round(protocol.epochs * (len(examples) // protocol.batch_size)))
+        total_steps = max(1, int(protocol.epochs * len(examples) / protocol.batch_size))
         peaks = [scaled_learning_rate(r, protocol.batch_size, protocol.scaling) for r in rates]
         step = self._make_step(total_steps, peaks)
         every, progress = -(-total_steps // _PROGRESS_LINES), Progress(total_steps)

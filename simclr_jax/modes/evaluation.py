@@ -207,6 +207,7 @@ def _published(
             total_steps=total_steps,
             rows=parallel.local_rows(protocol.batch_size),
             workers=config.data.workers,
+            drop_remainder=False,  # as every original reads them
         )
 
     trainer = LinearTrainer(

@@ -1,5 +1,6 @@
 """From the config's `optimizer` section to an optimizer."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -47,7 +48,8 @@ def create_optimizer(
         raise ValueError(
             f'optimizer.schedule={config.schedule!r}; it must be one of {", ".join(SCHEDULES)}'
         )
-    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    # Rounded down, as in the original SimCLR and BYOL, but not from 28.999999999999996.
+    warmup_steps = math.floor(round(config.warmup_epochs * steps_per_epoch, 6))
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
             f'optimizer.warmup_epochs={config.warmup_epochs} is {warmup_steps} steps, and the run '

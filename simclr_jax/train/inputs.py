@@ -24,6 +24,7 @@ def train_batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray | jax.A
         'start_step': start,
         'total_steps': run.length.total_steps,
         'rows': parallel.local_rows(config.batch_size),
+        'drop_remainder': config.data.drop_remainder,
     }
     if config.data.cache == 'device':
         from simclr_jax.data import device

@@ -26,6 +26,26 @@ def test_an_epoch_of_batches_repeats_nothing_and_leaves_out_the_remainder():
     assert left_out[0] != left_out[1]
 
 
+@pytest.mark.parametrize(('batch_size', 'size'), [(256, 1297), (7, 7), (3, 4), (8, 64)])
+def test_batches_that_run_on_read_every_record_once_an_epoch(batch_size, size):
+    steps = -(-3 * size // batch_size)
+    batches = [
+        batch_indices(5, step, batch_size, size, drop_remainder=False) for step in range(steps)
+    ]
+    assert all(batch.shape == (batch_size,) for batch in batches)
+    read = np.concatenate(batches)
+    for epoch in range(3):
+        expected = permute(np.arange(size), size, 5, epoch)
+        np.testing.assert_array_equal(read[epoch * size : (epoch + 1) * size], expected)
+
+
+def test_batches_that_run_on_are_the_others_where_nothing_remains():
+    for step in (0, 7, 8, 1001):
+        np.testing.assert_array_equal(
+            batch_indices(2, step, 8, 64), batch_indices(2, step, 8, 64, drop_remainder=False)
+        )
+
+
 def test_any_step_is_reached_directly():
     np.testing.assert_array_equal(
         batch_indices(5, 1_000_003, 4, 10), permute(np.arange(4, 8), 10, 5, 500_001)
@@ -40,6 +60,11 @@ def test_the_order_never_changes_between_versions():
     np.testing.assert_array_equal(
         batch_indices(42, 12345, 8, 1_281_167),
         [72625, 199698, 607463, 111725, 650297, 243331, 1235783, 1076846],
+    )
+    # The end of an epoch and the start of the next.
+    np.testing.assert_array_equal(
+        batch_indices(0, 1297 // 8, 8, 1297, drop_remainder=False),
+        [*permute(np.array([1296]), 1297, 0, 0), *permute(np.arange(7), 1297, 0, 1)],
     )
 
 
