@@ -16,7 +16,7 @@ from simclr_jax.config import ConfigError
 from simclr_jax.data import pictures
 from simclr_jax.data.pictures import Checked
 
-_VERSION = 2  # of the cached index
+_VERSION = 3  # of the cached index
 SPLITS = ('train', 'test', 'all')
 _TEST_SHARE = 0.1
 _NAMED = 5  # bad pictures named in the log
@@ -32,6 +32,8 @@ class Index:
       kinds: place in `pictures.KINDS` of each, `[n]` uint8.
       sizes: height and width of each, upright, in pixels, `[n, 2]` int32.
       orientations: EXIF's number of each, 1 to 8, `[n]` uint8.
+      peaks: the largest value of each that has more than 8 bits, 0 for the others, `[n]` float32.
+      pages: 2 for each TIFF of several pages, 1 for the others, `[n]` uint8.
       bad: path to the reason why it is left out.
     """
 
@@ -39,6 +41,8 @@ class Index:
     kinds: np.ndarray
     sizes: np.ndarray
     orientations: np.ndarray
+    peaks: np.ndarray
+    pages: np.ndarray
     bad: dict[str, str]
 
     def label_names(self) -> tuple[str, ...] | None:
@@ -99,6 +103,8 @@ def read_index(path: str, cache: pathlib.Path) -> Index:
         np.array([pictures.KINDS.index(one.kind) for one in checked], np.uint8),
         np.array([[one.height, one.width] for one in checked], np.int32),
         np.array([one.orientation for one in checked], np.uint8),
+        np.array([one.peak for one in checked], np.float32),
+        np.array([one.pages for one in checked], np.uint8),
         {name: looked[name].reason for name in sorted(found.keys() - set(good))},
     )
 

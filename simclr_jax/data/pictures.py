@@ -1,7 +1,8 @@
 """Pillow: what any picture becomes, and whether it is one at all.
 
-A picture is uint8 `[height, width, channel]`, upright (EXIF), its first frame, 16 bits shifted to
-8, colours as RGB (palette, CMYK), with white where it is transparent.
+A picture is uint8 `[height, width, channel]`, upright (EXIF), its first frame or page, colours as
+RGB (palette, CMYK), with white where it is transparent. Values of more than 8 bits are scaled by a
+range that is the same for a whole data set (`deep.py`).
 """
 
 import io
@@ -9,13 +10,17 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
+
+from simclr_jax.data import deep
 
 # On damaged metadata that we do not use; not switched off and on, which is slow and global anyway.
 warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
 
-_FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP')
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp', '.webp')
+_FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF')
+# MPO: a JPEG with further ones behind it, as telephones write them; decoders read the first.
+_JPEG = ('JPEG', 'MPO')
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff')
 MIN_SIDE = 2  # pixels: a smaller picture shows nothing
 MAX_SIDE = 16_384  # pixels: a larger one takes gigabytes to decode
 
@@ -24,6 +29,16 @@ PLAIN = 'plain'  # a JPEG that libjpeg alone decodes as we do, so that windows o
 OTHER = 'other'  # a picture that goes through Pillow
 BAD = 'bad'
 KINDS = (BAD, PLAIN, OTHER)  # the index remembers the place in here
+
+_UPRIGHT = {  # EXIF's number to what shows a picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Checked(NamedTuple):
@@ -35,6 +50,8 @@ class Checked(NamedTuple):
       width: likewise.
       orientation: EXIF's number, 1 to 8; 1 is upright as it is stored.
       reason: why it is bad, else ''.
+      peak: the largest value of a picture of more than 8 bits; 0 for any other.
+      pages: 2 where a TIFF holds more pages than the first, else 1.
     """
 
     kind: str
@@ -42,6 +59,8 @@ class Checked(NamedTuple):
     width: int = 0
     orientation: int = 1
     reason: str = ''
+    peak: float = 0.0
+    pages: int = 1
 
 
 def check(encoded: bytes) -> Checked:
@@ -51,35 +70,69 @@ def check(encoded: bytes) -> Checked:
             width, height = image.size
             if min(image.size) < MIN_SIDE or max(image.size) > MAX_SIDE:
                 return Checked(BAD, reason=f'{width} x {height} pixels')
-            jpeg, orientation = image.format == 'JPEG', _orientation(image)
-            plain = jpeg and image.mode in ('RGB', 'L') and orientation == 1
+            refused = deep.refused(image)
+            if refused:
+                return Checked(BAD, reason=refused)
+            jpeg = image.format in _JPEG
             if jpeg:
                 image.draft(None, (max(1, width // 8), max(1, height // 8)))
-            image.load()
+            peak = deep.peak(encoded, image)  # loads it
+            orientation = _orientation(image)
             if orientation >= 5:  # lies on its side
                 height, width = width, height
-            return Checked(PLAIN if plain else OTHER, height, width, orientation)
+            plain = jpeg and image.mode in ('RGB', 'L') and orientation == 1
+            kind = PLAIN if plain else OTHER
+            pages = deep.count_pages(image)
+            return Checked(kind, height, width, orientation, '', peak, pages)
+    except UnidentifiedImageError:
+        return Checked(BAD, reason=_why_not(encoded))
     except Exception as error:  # Pillow's decoders raise anything on damage
-        text = 'empty' if not encoded else str(error).splitlines()[0] if str(error) else 'damaged'
-        return Checked(BAD, reason='not a picture' if 'cannot identify' in text else text)
+        return Checked(BAD, reason=str(error).splitlines()[0] if str(error) else 'damaged')
 
 
-def decode(encoded: bytes, channels: int = 3, fit: int | None = None) -> np.ndarray:
-    """Decodes to uint8 `[height, width, channels]`, no side longer than `fit` where it is given.
+def decode(
+    encoded: bytes,
+    channels: int = 3,
+    fit: int | None = None,
+    *,
+    intensity: deep.Range = deep.WHOLE,
+    turn: bool = True,
+) -> np.ndarray:
+    """Decodes to uint8 `[height, width, channels]`.
+
+    Args:
+      encoded: the file.
+      channels: 1 or 3.
+      fit: the longest side, in pixels, that the result may have; a larger picture is shrunk.
+      intensity: the values that become 0 and 255 where they have more than 8 bits.
+      turn: whether EXIF's orientation is looked at.
 
     Raises:
       OSError: it is damaged, or no picture.
     """
     with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-        if fit and image.format == 'JPEG':
+        if fit and image.format in _JPEG:
             image.draft(
                 None, (fit, fit)
             )  # the smallest scale at which both sides are still as long
-        image = _upright(image, channels)
-        if fit and max(image.size) > fit:
+        values = deep.values(encoded, image)
+        orientation = _orientation(image)
+        if values is not None:
+            shown = Image.fromarray(deep.to_uint8(values, intensity))
+            if image.mode == 'RGBA':
+                shown.putalpha(image.getchannel('A'))
+            image = shown
+        if image.mode in ('LA', 'PA', 'RGBA', 'La', 'RGBa') or 'transparency' in image.info:
+            image = image.convert('RGBA')
+            white = Image.new('RGBA', image.size, 'white')
+            image = Image.alpha_composite(white, image)
+        image = image.convert('L' if channels == 1 else 'RGB')
+        if fit and max(image.size) > fit:  # before it is turned, which takes time, too
             scale = fit / max(image.size)
             size = [max(1, round(side * scale)) for side in image.size]
             image = image.resize(size, Image.Resampling.BOX)
+        if turn and orientation != 1:
+            image = image.transpose(_UPRIGHT[orientation])
         pixels = np.asarray(image)
         return pixels.reshape(*pixels.shape[:2], channels)
 
@@ -91,21 +144,13 @@ def as_bmp(encoded: bytes) -> bytes:
     return stream.getvalue()
 
 
+def _why_not(encoded: bytes) -> str:
+    if not encoded:
+        return 'empty'
+    return deep.why_no_tiff(encoded) or 'not a picture'
+
+
 def _orientation(image: Image.Image) -> int:
+    """EXIF's number of a picture that was loaded; Pillow itself turns a TIFF then."""
     value = image.getexif().get(0x0112, 1)
     return value if value in range(1, 9) else 1  # anything else means nothing
-
-
-def _upright(image: Image.Image, channels: int) -> Image.Image:
-    if _orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
-    if (
-        image.mode.startswith('I') or image.mode == 'F'
-    ):  # 16 bits of grey, which convert() would cut
-        pixels = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((pixels >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode in ('LA', 'PA', 'RGBA', 'La', 'RGBa') or 'transparency' in image.info:
-        image = image.convert('RGBA')
-        white = Image.new('RGBA', image.size, 'white')
-        image = Image.alpha_composite(white, image)
-    return image.convert('L' if channels == 1 else 'RGB')
