@@ -6,8 +6,10 @@ import pathlib
 import pytest
 
 from simclr_jax import config as config_lib
+from simclr_jax.config_checks import CHOICES
 from simclr_jax.methods.factory import METHODS
 from simclr_jax.models.factory import ENCODERS
+from simclr_jax.optim.factory import OPTIMIZERS, SCHEDULES
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
@@ -16,6 +18,8 @@ CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 def test_names_are_those_of_the_factories():
     assert set(config_lib.METHODS) == METHODS.keys()
     assert set(config_lib.ENCODERS) == set(ENCODERS)
+    assert CHOICES['optimizer.name'] == OPTIMIZERS
+    assert CHOICES['optimizer.schedule'] == SCHEDULES
 
 
 # What other sections say, or the machine.

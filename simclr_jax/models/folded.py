@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-_MOMENTUM, _EPSILON = 0.9, 1e-5  # those of `batch_norm`
+from simclr_jax.models.normalization import EPSILON, MOMENTUM
 
 
 class _Kernel(nn.Module):
@@ -46,8 +46,8 @@ class _Norm(nn.Module):
             mean, var = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0)
             if not self.is_initializing():
                 for running, batch in ((self.running_mean, mean), (self.running_var, var)):
-                    running.value = _MOMENTUM * running.value + (1 - _MOMENTUM) * batch
-        factor = self.scale * jax.lax.rsqrt(var + _EPSILON)
+                    running.value = MOMENTUM * running.value + (1 - MOMENTUM) * batch
+        factor = self.scale * jax.lax.rsqrt(var + EPSILON)
         return factor, self.bias - mean * factor
 
 

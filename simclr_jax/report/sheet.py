@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from simclr_jax.augment.recipe import ViewRecipe, kernel_size
+from simclr_jax.augment.recipe import JITTER, ViewRecipe, kernel_size
 
 _TILE = 224  # pixels that an image of the sheet fits in
 _TEXT_WIDTH, _LINE, _MARGIN = 150, 16, 12  # pixels
 # Of the views' boxes: Okabe and Ito's colours, which stay apart with any colour vision.
 _COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
-_JITTER = ('brightness', 'contrast', 'saturation', 'hue')  # as `order` counts them
 
 
 def describe(
@@ -42,8 +41,8 @@ def describe(
         lines.append(f'rotation {value["rotation"]:+.1f} degrees')
     optional('jitter', recipe.jitter_probability, 'jitter')
     if value['jitter']:
-        names = [_JITTER[i] for i in value['order']]
-        names = [n for n in names if getattr(recipe, n) > 0 and (colour or n in _JITTER[:2])]
+        names = [JITTER[i] for i in value['order']]
+        names = [n for n in names if getattr(recipe, n) > 0 and (colour or n in JITTER[:2])]
         for name in names:
             added = name == 'hue' or (name, recipe.brightness_mode) == ('brightness', 'additive')
             number = f'{value[name]:+.2f}' if added else f'x {value[name]:.2f}'

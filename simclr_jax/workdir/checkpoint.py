@@ -53,8 +53,9 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """Returns the step of the newest whole checkpoint; None where nothing was saved yet.
 
-        Every file is read and compared with its checksum. Where one is damaged it is named on stderr
-        and the checkpoint before is looked at, as it is where a killed process left one unfinished.
+        Every file is read and compared with its checksum. Where one is damaged it is named on
+        stderr and the checkpoint before it is looked at, as where a killed process left one
+        unfinished.
 
         Raises:
           RunError: checkpoints are there, but none is whole.
