@@ -19,7 +19,7 @@ from simclr_jax.config import (
     view_recipes,
 )
 
-CHOICES = {
+_CHOICES = {
     'method': METHODS,
     'model.encoder': ENCODERS,
     'model.stem': ('auto', 'imagenet', 'small'),
@@ -115,7 +115,7 @@ def validate(config: ConfigDict) -> None:
         if not ok:
             problems.append(f'{field}={fields[field]!r}: {want}')
 
-    for field, choices in CHOICES.items():
+    for field, choices in _CHOICES.items():
         if fields[field] not in choices:
             hint = did_you_mean(str(fields[field]), choices)
             check(False, field, f'must be one of {", ".join(map(str, choices))}{hint}')
