@@ -4,6 +4,7 @@ The batch is sharded over every device, the train state is replicated. Semantics
 `jax.jit` a mean over the batch axis is a mean over all devices of all processes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,13 +17,17 @@ from simclr_jax.config import ConfigError
 DATA_AXIS = 'data'
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh over `devices`, by default every device of every process."""
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh over `devices`, by default every device of every process.
+
+    A process's devices lie beside each other on it. `jax.make_mesh` follows the wires of a TPU
+    instead, which interleaves its hosts, and takes no more than one slice. One axis over all
+    devices gains nothing from that: its collectives are among all of them, in any order.
+    """
     devices = jax.devices() if devices is None else devices
-    # Auto axes: the compiler places what no annotation says (make_mesh's default is Explicit).
-    return jax.make_mesh(
-        (len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices
-    )
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    # Auto axes: the compiler places what no annotation says.
+    return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -46,15 +51,19 @@ def check_batch_size(field: str, batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def local_rows(batch_size: int) -> slice:
-    """Returns the rows of a global batch that this process reads."""
-    per_process = batch_size // jax.process_count()
-    start = jax.process_index() * per_process
-    return slice(start, start + per_process)
+def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Returns the rows of a global batch that this process reads: those of its devices, rising.
+
+    They are what `put_batch` takes, and need not be beside each other.
+    """
+    shards = batch_sharding(mesh).devices_indices_map((batch_size,))
+    mine = jax.process_index()
+    places = [index for device, (index,) in shards.items() if device.process_index == mine]
+    return np.sort(np.concatenate([np.arange(batch_size)[place] for place in places]))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays of this process's rows `[batch / processes, ...]`, if not made yet."""
+    """Makes global arrays of this process's `local_rows`, unless they are global already."""
     sharding = batch_sharding(mesh)
     return {
         name: rows

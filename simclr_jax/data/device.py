@@ -74,11 +74,11 @@ def train_batches(
     batch_size: int,
     start_step: int,
     total_steps: int,
-    rows: slice | None = None,
+    rows: np.ndarray | slice | None = None,
     drop_remainder: bool = True,
 ) -> Iterator[dict[str, jax.Array]]:
     """Yields what `pipeline.canvas_batches` does, as global arrays on the mesh."""
-    rows = rows or slice(0, batch_size)
+    rows = np.arange(batch_size)[slice(None) if rows is None else rows]
     arrays = load(source)
     everywhere, split = parallel.replicated(mesh), parallel.batch_sharding(mesh)
     data = {'image': arrays.images, 'size': arrays.sizes}
@@ -106,12 +106,12 @@ def eval_batches(
     batch_size: int,
     image_size: int,
     crop: float = 1.0,
-    rows: slice | None = None,
+    rows: np.ndarray | slice | None = None,
     workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields what `pipeline.eval_batches` does."""
     del workers  # nothing is left to do in parallel
-    rows = rows or slice(0, batch_size)
+    rows = np.arange(batch_size)[slice(None) if rows is None else rows]
     arrays = load(source)
     for start in range(0, source.num_examples, batch_size):
         positions = np.arange(start, start + batch_size)[rows]

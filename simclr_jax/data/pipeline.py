@@ -33,7 +33,7 @@ def train_batches(
     image_size: int,
     start_step: int,
     total_steps: int,
-    rows: slice | None = None,
+    rows: np.ndarray | slice | None = None,
     workers: int = 0,
     drop_remainder: bool = True,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -51,11 +51,11 @@ def train_batches(
       image_size: height and width of a view, in pixels.
       start_step: the first step; nothing before it is read.
       total_steps: where the stream ends.
-      rows: the rows of the global batch to make; all where None.
+      rows: which rows of the global batch to make; all where None.
       workers: parallel calls; 0 lets tf.data choose.
       drop_remainder: whether an epoch ends with its last whole batch (`order.py`).
     """
-    rows = rows or slice(0, batch_size)
+    rows = np.arange(batch_size)[slice(None) if rows is None else rows]
     parallel = workers or tf.data.AUTOTUNE
     channels = source.image_shape[-1]
 
@@ -67,10 +67,10 @@ def train_batches(
 
     def records(step):
         index, serialized = tf.numpy_function(read, [step], (tf.int64, tf.string))
-        index.set_shape([rows.stop - rows.start])
-        serialized.set_shape([rows.stop - rows.start])
+        index.set_shape([len(rows)])
+        serialized.set_shape([len(rows)])
         parameters = tuple(
-            {name: values[rows] for name, values in drawn.items()}
+            {name: tf.gather(values, rows) for name, values in drawn.items()}
             for drawn in draw_parameters(views, seed, step, batch_size)
         )
         return {'index': index, **_parse(serialized, source)}, parameters
@@ -115,7 +115,7 @@ def train_batches(
         dataset = dataset.map(batch_of_views, parallel, deterministic=True)
     else:
         dataset = dataset.unbatch().map(views_of_one, parallel, deterministic=True)
-        dataset = dataset.batch(rows.stop - rows.start, drop_remainder=True)
+        dataset = dataset.batch(len(rows), drop_remainder=True)
     return _iterate(dataset, workers)
 
 
@@ -144,7 +144,7 @@ def canvas_batches(
     batch_size: int,
     start_step: int,
     total_steps: int,
-    rows: slice | None = None,
+    rows: np.ndarray | slice | None = None,
     workers: int = 0,
     drop_remainder: bool = True,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -155,8 +155,8 @@ def canvas_batches(
     `[batch]` int32 and, where there are labels, `label`. A picture that is larger than the canvas
     is made smaller: a JPEG while it is decoded, as far as that leaves it as large as the canvas.
     """
-    rows = rows or slice(0, batch_size)
-    local = rows.stop - rows.start
+    rows = np.arange(batch_size)[slice(None) if rows is None else rows]
+    local = len(rows)
     parallel = workers or tf.data.AUTOTUNE
 
     def read(step):
@@ -212,7 +212,7 @@ def eval_batches(
     batch_size: int,
     image_size: int,
     crop: float = 1.0,
-    rows: slice | None = None,
+    rows: np.ndarray | slice | None = None,
     workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields every example once, in order, as one central view.
@@ -225,11 +225,11 @@ def eval_batches(
       batch_size: of the global batch.
       image_size: height and width, in pixels.
       crop: side of the central square, as a share of the image's shorter side.
-      rows: the rows of the global batch to make; all where None.
+      rows: which rows of the global batch to make; all where None.
       workers: parallel calls; 0 lets tf.data choose.
     """
-    rows = rows or slice(0, batch_size)
-    local = rows.stop - rows.start
+    rows = np.arange(batch_size)[slice(None) if rows is None else rows]
+    local = len(rows)
 
     def read(step):
         positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]

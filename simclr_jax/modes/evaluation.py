@@ -121,7 +121,7 @@ def _features(run: Run, state: TrainState, source: sources.Source) -> Features:
         batch_size=config.eval.batch_size,
         image_size=config.data.image_size,
         crop=config.data.eval_crop,
-        rows=parallel.local_rows(config.eval.batch_size),
+        rows=parallel.local_rows(config.eval.batch_size, run.mesh),
         workers=config.data.workers,
     )
     return extract_features(
@@ -205,7 +205,7 @@ def _published(
             image_size=config.data.image_size,
             start_step=0,
             total_steps=total_steps,
-            rows=parallel.local_rows(protocol.batch_size),
+            rows=parallel.local_rows(protocol.batch_size, run.mesh),
             workers=config.data.workers,
             drop_remainder=False,  # as every original reads them
         )

@@ -23,7 +23,7 @@ def train_batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray | jax.A
         'batch_size': config.batch_size,
         'start_step': start,
         'total_steps': run.length.total_steps,
-        'rows': parallel.local_rows(config.batch_size),
+        'rows': parallel.local_rows(config.batch_size, run.mesh),
         'drop_remainder': config.data.drop_remainder,
     }
     if config.data.cache == 'device':
