@@ -105,6 +105,21 @@ def start_processes(flags: argparse.Namespace) -> None:
         jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
 
 
+def settle(config, flags: argparse.Namespace, notes: list[str]):
+    """Returns the config with what the machine decides, after printing what was decided and why."""
+    from simclr_jax import parallel
+    from simclr_jax.train.hardware import settle_config, unused_gpu
+
+    if flags.mode != 'plan':  # which is about other hardware
+        config, line = settle_config(config, flags.workdir)
+        notes += [line] if line else []
+    if parallel.is_main_process():
+        print('\n'.join(notes), end='\n' if notes else '', flush=True)
+        if warning := unused_gpu():
+            print(f'warning: {warning}', file=sys.stderr, flush=True)
+    return config
+
+
 def keep_freed_memory() -> None:
     """Tells glibc not to give freed buffers back to the kernel.
 
@@ -135,11 +150,13 @@ def main(argv: list[str]) -> int:
         flags, overrides = parse(argv)
         if flags.mode != 'pretrain':
             interruption.uninstall()
-        config = load(flags.config, overrides)
+        notes = []
+        config = load(flags.config, overrides, notes.append)
         canvases = config.augment.backend == 'jax' and config.data.cache != 'device'
         if canvases or flags.mode == 'bench':  # elsewhere the evaluation is the slower for it
             keep_freed_memory()
         start_processes(flags)
+        config = settle(config, flags, notes)
         mode = importlib.import_module(f'simclr_jax.modes.{flags.mode}')
         extra = {'bench': [flags.bench], 'plan': [flags.topology]}.get(flags.mode, [])
         return mode.main(config, flags.workdir, *extra) or 0  # a plan that does not fit is 3

@@ -5,19 +5,21 @@
 The data as in simclr_folder.py; see docs/data.md.
 
 Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733, whose views, heads and optimizer these
-are, with the rates of 300 epochs. Batch, encoder and length are ours, for one GPU and some ten
-thousand pictures; they are not tuned, and no accuracy is promised. Views are made on the
-accelerator.
+are, with the rates of 300 epochs. Batch, encoder and length are ours, for some ten thousand
+pictures; they are not tuned, and no accuracy is promised. Views are made on the accelerator.
+
+Encoder, picture size, batch and number format follow from the machine, as in simclr_folder.py.
 """
 
 from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS
-from simclr_jax.config import default, set_views
+from simclr_jax.config import AUTO_FIELDS, default, set_views
 
 
 def get_config():
     config = default()
     config.method = 'byol'
     config.batch_size = 256
+    config.auto = AUTO_FIELDS  # what they are below is for a TPU or a large GPU
     config.epochs = 200.0
     config.data.dataset = 'folder'
     config.data.image_size = 224

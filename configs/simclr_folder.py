@@ -7,17 +7,22 @@ or more sub-folders, their names are the labels of the probes. `--config.eval.pa
 another, labelled folder. See docs/data.md.
 
 Paper: Chen et al. 2020, https://arxiv.org/abs/2002.05709, whose views, loss and optimizer these
-are. Batch, encoder and length are ours, for one GPU and some ten thousand pictures; they are not
-tuned, and no accuracy is promised. Views are made on the accelerator.
+are. Batch, encoder and length are ours, for some ten thousand pictures; they are not tuned, and no
+accuracy is promised. Views are made on the accelerator.
+
+Encoder, picture size, batch and number format follow from the machine, unless they are given: a
+small encoder at 64 pixels on a CPU, a ResNet-18 or 50 on a GPU by its memory, a ResNet-50 at 224
+pixels with 256 pairs on a TPU (`simclr_jax/config_auto.py`). The run's first line says which.
 """
 
 from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS
-from simclr_jax.config import default, set_views
+from simclr_jax.config import AUTO_FIELDS, default, set_views
 
 
 def get_config():
     config = default()
     config.batch_size = 256
+    config.auto = AUTO_FIELDS  # what they are below is for a TPU or a large GPU
     config.epochs = 200.0
     config.data.dataset = 'folder'
     config.data.image_size = 224

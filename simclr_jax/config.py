@@ -19,6 +19,8 @@ LINEAR_PROTOCOLS = ('fast', 'simclr', 'byol', 'moco_v2', 'moco_v3')
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200', 'resnet_tiny')
 VITS = ('vit_s16', 'vit_b16', 'vit_l16')
 ENCODERS = RESNETS + VITS
+# What `config.auto` can list.
+AUTO_FIELDS = ('batch_size', 'data.image_size', 'model.encoder', 'model.dtype', 'augment.dtype')
 
 
 class ConfigError(ValueError):
@@ -33,6 +35,8 @@ def default() -> ConfigDict:
     """Returns the defaults: SimCLR with a ResNet-18 on CIFAR-10."""
     config = ConfigDict()
     config.seed = 0  # names every random draw of the run
+    # Fields that are chosen by what the machine has, where they are not given: config_auto.py.
+    config.auto = ()
     config.method = 'simclr'  # one of METHODS; its own fields are in the section of that name
     config.batch_size = 256  # images a step over all devices; each gives two views
     config.epochs = 100.0  # passes over the training split
@@ -239,6 +243,11 @@ def flatten(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
         else:
             fields[prefix + name] = value
     return fields
+
+
+def as_flags(fields: dict[str, Any]) -> str:
+    """Returns `{dotted field: value}` as it is given on the command line."""
+    return ' '.join(f'--config.{name}={value}' for name, value in fields.items())
 
 
 def to_json(config: ConfigDict) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from simclr_jax.config import (
+    AUTO_FIELDS,
     ENCODERS,
     LINEAR_PROTOCOLS,
     METHODS,
@@ -125,6 +126,8 @@ def validate(config: ConfigDict) -> None:
         check(math.isfinite(fields[field]) and fields[field] >= 0, field, 'must be 0 or more')
     for field in _UNIT:
         check(0 <= fields[field] <= 1, field, 'must be between 0 and 1')
+    ok = all(name in AUTO_FIELDS for name in fields['auto'])
+    check(ok, 'auto', f'must hold some of {", ".join(AUTO_FIELDS)}, or nothing')
     name = fields['data.dataset']  # becomes a folder under data.data_dir
     ok = re.fullmatch(r'\w[\w.:/+-]*', name) and '..' not in name
     check(bool(ok), 'data.dataset', 'must be a name of TFDS, as cifar10 or imagenet2012:5.1.0')
@@ -145,7 +148,8 @@ def validate(config: ConfigDict) -> None:
     check(
         fields['optimizer.warmup_epochs'] < fields['epochs'],
         'optimizer.warmup_epochs',
-        f'must be below epochs={fields["epochs"]}; give fewer, or train longer',
+        f'must be below epochs={fields["epochs"]}, for example '
+        f'--config.optimizer.warmup_epochs={fields["epochs"] / 10:g}',
     )
     _check_decay_epochs(fields, check)
     _check_input(fields, check)

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import pathlib
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -23,12 +24,17 @@ FREE_FIELDS = (
 )
 
 
-def load(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
+def load(
+    path: str,
+    overrides: dict[str, str] | None = None,
+    say: Callable[[str], object] = lambda line: None,
+) -> ConfigDict:
     """Loads `path`, a Python file with `get_config`, applies `overrides` and validates.
 
     Args:
       path: `configs/name.py`, or `configs/name.py:preset`, which calls `get_config('preset')`.
       overrides: field to the text given for it, `{'optimizer.learning_rate': '0.2'}`.
+      say: takes a line on each value that had to follow from those that were given.
 
     Raises:
       ConfigError: the file, an override or a value is wrong.
@@ -60,6 +66,8 @@ def load(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     _check_fields(config, default(), '', path)
     for field, text in (overrides or {}).items():
         override(config, field, text)
+        config.auto = tuple(name for name in config.auto if name != field)
+    _shorten_warmup(config, overrides or {}, say)
     validate(config)
     return config
 
@@ -91,6 +99,21 @@ def override(config: ConfigDict, field: str, text: str) -> None:
     for key in section.split('.') if section else ():
         parent = parent[key]
     parent[name] = value
+
+
+def _shorten_warmup(
+    config: ConfigDict, overrides: dict[str, str], say: Callable[[str], object]
+) -> None:
+    """A tenth of the run, where the recipe's warm-up is longer than the epochs that were given."""
+    field, optimizer = 'optimizer.warmup_epochs', config.optimizer
+    too_long = optimizer.warmup_epochs >= config.epochs > 0
+    if too_long and 'epochs' in overrides and field not in overrides:
+        shorter = config.epochs / 10
+        say(
+            f'{field}={shorter:g}, a tenth of the run, since the recipe warms up for '
+            f'{optimizer.warmup_epochs:g} epochs and the run has {config.epochs:g}'
+        )
+        optimizer.warmup_epochs = shorter
 
 
 def check_same_run(config: ConfigDict, saved_json: str, workdir: str) -> None:

@@ -98,3 +98,21 @@ def test_another_config_on_a_workdir_lists_what_differs():
     first, *rest = str(error.value).splitlines()
     assert '--workdir=w' in first and 'another --workdir' in first
     assert rest == ['  seed: 0 there, 4 now']
+
+
+def test_a_warm_up_longer_than_the_run_becomes_a_tenth_of_it():
+    lines = []
+    config = load_file(str(DIGITS), {'epochs': '2'}, lines.append)
+    assert config.optimizer.warmup_epochs == 0.2
+    assert len(lines) == 1 and 'optimizer.warmup_epochs=0.2, a tenth of the run' in lines[0]
+    lines.clear()
+    assert load_file(str(DIGITS), {'epochs': '200'}, lines.append).optimizer.warmup_epochs > 0.2
+    assert not lines
+
+
+def test_a_warm_up_that_was_given_too_long_is_an_error_with_an_example(tmp_path):
+    words = r'must be below epochs=2\.0, for example --config\.optimizer\.warmup_epochs=0\.2'
+    with pytest.raises(ConfigError, match=words):
+        load('epochs=2', 'optimizer.warmup_epochs=3')
+    with pytest.raises(ConfigError, match=words):  # a file's own mistake
+        load_file(write(tmp_path, 'config.epochs, config.optimizer.warmup_epochs = 2.0, 3.0'))

@@ -26,6 +26,7 @@ ROOMS = (
     'progress',
     'parallel',
     'config_loading',
+    'config_auto',
     'config_checks',
     'config',
     'interruption',

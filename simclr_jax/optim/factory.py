@@ -9,6 +9,7 @@ import jax
 import ml_collections
 import optax
 
+from simclr_jax.config import ConfigError
 from simclr_jax.optim.lars import lars
 from simclr_jax.optim.schedules import (
     one_cycle,
@@ -38,7 +39,8 @@ def create_optimizer(
       frozen: names of layers that neither a gradient nor weight decay changes.
 
     Raises:
-      ValueError: the name, schedule or scaling is unknown, or the warm-up is as long as the run.
+      ValueError: the name, schedule or scaling is unknown.
+      ConfigError: the warm-up is as long as the run.
     """
     if config.name not in OPTIMIZERS:
         raise ValueError(
@@ -51,9 +53,11 @@ def create_optimizer(
     # Rounded down, as in the original SimCLR and BYOL, but not from 28.999999999999996.
     warmup_steps = math.floor(round(config.warmup_epochs * steps_per_epoch, 6))
     if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f'optimizer.warmup_epochs={config.warmup_epochs} is {warmup_steps} steps, and the run '
-            f'has {total_steps}: warm up for a shorter time or train for a longer one'
+        example = total_steps / steps_per_epoch / 10
+        raise ConfigError(
+            f'optimizer.warmup_epochs={config.warmup_epochs}: is {warmup_steps} steps, and the run '
+            f'has {total_steps}; give fewer, for example '
+            f'--config.optimizer.warmup_epochs={example:.2g}'
         )
     peak = scaled_learning_rate(config.learning_rate, batch_size, config.learning_rate_scaling)
     if config.schedule == 'steps':
