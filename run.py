@@ -2,7 +2,8 @@
 
 python run.py --config=configs/simclr_digits.py
 python run.py --config=configs/simclr_imagenet.py --workdir=gs://bucket/run1
-python run.py --config=... --config.optimizer.learning_rate=0.2 --mode=linear_eval --workdir=...
+python run.py --config=configs/simclr_digits.py --config.optimizer.learning_rate=0.2
+python run.py --mode=linear_eval --workdir=runs/simclr_digits
 """
 
 import argparse
@@ -22,6 +23,7 @@ MODES = (
     'plan',
     'bench',
 )  # modules of simclr_jax.modes
+EVALUATIONS = ('linear_eval', 'knn')
 
 _HEARTBEAT = 30  # seconds without a sign of life, after which a process is taken for dead
 
@@ -32,8 +34,10 @@ Pretrains an image encoder without labels and shows how good it is.
 
   --config=FILE[:PRESET]   a recipe; those that ship are in configs/
   --config.FIELD=VALUE     changes one field of it, as --config.batch_size=512
-  --workdir=DIR            where checkpoints, metrics and the report go (runs/<config name>)
+  --workdir=DIR            where checkpoints, metrics and the report go (runs/<config name>);
+                           of a run that is there it is enough: its config need not be named
   --mode=MODE              {modes}
+  --step=N                 which checkpoint --mode=linear_eval and knn evaluate (the last one)
   --bench=NAME             what --mode=bench measures: input, loss, step
   --topology=CHIPS         what --mode=plan compiles for: v5e:16x16, v4:4x4x4, cpu:8
   --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -45,7 +49,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Returns the flags and the `--config.field=value` overrides, in the order given."""
     from simclr_jax.config import ConfigError, did_you_mean
 
-    flags = ('config', 'workdir', 'mode', 'bench', 'topology')
+    flags = ('config', 'workdir', 'mode', 'step', 'bench', 'topology')
     flags += ('coordinator', 'num_processes', 'process_id')
     values, overrides = {}, {}
     arguments = iter(argv)
@@ -64,9 +68,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
             overrides[name.removeprefix('config.')] = value
         else:
             values[name] = value
-    if 'config' not in values:
+    if 'config' not in values and 'workdir' not in values:
         raise ConfigError(
-            '--config: missing; start with  python run.py --config=configs/simclr_digits.py'
+            '--config: missing; start with  python run.py --config=configs/simclr_digits.py  or '
+            'name the --workdir of a run'
         )
     mode = values.setdefault('mode', 'pretrain')
     if mode not in MODES:
@@ -76,13 +81,16 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         raise ConfigError(f'--bench={values["bench"]}: needs --mode=bench')
     if 'topology' in values and mode != 'plan':
         raise ConfigError(f'--topology={values["topology"]}: needs --mode=plan')
-    for name in ('num_processes', 'process_id'):
+    if 'step' in values and mode not in EVALUATIONS:
+        raise ConfigError(f'--step={values["step"]}: needs --mode={" or ".join(EVALUATIONS)}')
+    for name in ('num_processes', 'process_id', 'step'):
         if name in values and not values[name].isdigit():
             raise ConfigError(f'--{name}={values[name]}: must be a whole number')
     if 'coordinator' in values and not {'num_processes', 'process_id'} <= values.keys():
         raise ConfigError('--coordinator: needs --num_processes and --process_id beside it')
-    default_workdir = f'runs/{pathlib.Path(values["config"].partition(":")[0]).stem}'
-    values.setdefault('workdir', default_workdir)
+    if 'config' in values:
+        default_workdir = f'runs/{pathlib.Path(values["config"].partition(":")[0]).stem}'
+        values.setdefault('workdir', default_workdir)
     return argparse.Namespace(**{f: values.get(f) for f in flags}), overrides
 
 
@@ -144,14 +152,17 @@ def main(argv: list[str]) -> int:
 
     interruption.install()
     from simclr_jax.config import ConfigError, RunError
-    from simclr_jax.config_loading import load
+    from simclr_jax.config_loading import load, load_saved
 
     try:
         flags, overrides = parse(argv)
         if flags.mode != 'pretrain':
             interruption.uninstall()
         notes = []
-        config = load(flags.config, overrides, notes.append)
+        if flags.config:
+            config = load(flags.config, overrides, notes.append)
+        else:
+            config = load_saved(flags.workdir, overrides)
         canvases = config.augment.backend == 'jax' and config.data.cache != 'device'
         if canvases or flags.mode == 'bench':  # elsewhere the evaluation is the slower for it
             keep_freed_memory()
@@ -159,6 +170,8 @@ def main(argv: list[str]) -> int:
         config = settle(config, flags, notes)
         mode = importlib.import_module(f'simclr_jax.modes.{flags.mode}')
         extra = {'bench': [flags.bench], 'plan': [flags.topology]}.get(flags.mode, [])
+        if flags.mode in EVALUATIONS:
+            extra = [None if flags.step is None else int(flags.step)]
         return mode.main(config, flags.workdir, *extra) or 0  # a plan that does not fit is 3
     except (ConfigError, RunError) as error:
         for line in str(error).splitlines():

@@ -28,7 +28,6 @@ def get_config(epochs='1000'):
     config.batch_size = 4096
     config.epochs = float(epochs)
     config.data.dataset = 'imagenet2012'
-    config.data.test_split = 'validation'
     config.data.drop_remainder = False
     config.data.image_size = 224
     config.data.eval_crop = 0.875

@@ -21,7 +21,6 @@ def get_config():
     config.batch_size = 256
     config.epochs = 1000.0
     config.data.dataset = 'imagenette/160px-v2'
-    config.data.test_split = 'validation'
     config.data.drop_remainder = False
     config.data.image_size = 128
     config.data.eval_crop = 0.875

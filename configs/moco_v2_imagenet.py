@@ -24,7 +24,6 @@ def get_config(epochs='200'):
     config.batch_size = 256
     config.epochs = float(epochs)
     config.data.dataset = 'imagenet2012'
-    config.data.test_split = 'validation'
     config.data.image_size = 224
     config.data.eval_crop = 0.875
     config.data.mean = (0.485, 0.456, 0.406)

@@ -33,7 +33,6 @@ def get_config(preset='r50_100'):
     config.batch_size = 4096
     config.epochs = epochs
     config.data.dataset = 'imagenet2012'
-    config.data.test_split = 'validation'
     config.data.image_size = 224
     config.data.eval_crop = 0.875
     config.data.mean = (0.485, 0.456, 0.406)

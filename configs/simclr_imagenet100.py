@@ -21,7 +21,6 @@ def get_config():
     config.batch_size = 256
     config.epochs = 400.0
     config.data.dataset = 'imagenet100'
-    config.data.test_split = 'validation'
     config.data.image_size = 224
     config.data.eval_crop = 0.875
     set_views(config, *VIEW_PRESETS['simclr'])

@@ -23,7 +23,6 @@ def get_config():
     config.batch_size = 256
     config.epochs = 800.0
     config.data.dataset = 'imagenette/160px-v2'
-    config.data.test_split = 'validation'
     config.data.image_size = 128
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)

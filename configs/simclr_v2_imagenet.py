@@ -39,7 +39,6 @@ def get_config(preset='r50_1x'):
     config.batch_size = 4096
     config.epochs = 800.0
     config.data.dataset = 'imagenet2012'
-    config.data.test_split = 'validation'
     config.data.drop_remainder = False
     config.data.image_size = 224
     config.data.eval_crop = 0.875

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 
 METHODS = ('simclr', 'byol', 'moco', 'moco_v3')
+PROBES = {'linear_eval': 'linear', 'knn': 'k-NN'}  # functions of modes/probes.py: name in tables
 LINEAR_PROTOCOLS = ('fast', 'simclr', 'byol', 'moco_v2', 'moco_v3')
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200', 'resnet_tiny')
 VITS = ('vit_s16', 'vit_b16', 'vit_l16')
@@ -49,8 +50,7 @@ def default() -> ConfigDict:
         ''  # where TFDS keeps data; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets
     )
     # TFDS split, slices allowed: 'train[:90%]'. A folder has 'train', 'test' (a tenth) and 'all'.
-    config.data.train_split = 'train'
-    config.data.test_split = 'test'  # only evaluated on, never trained or tuned on
+    config.data.train_split = 'train'  # what is pretrained on; eval has what the probes see
     # An epoch ends with its last whole batch; False: batches run on over its end, as in tf.data.
     config.data.drop_remainder = True
     config.data.image_size = 32  # pixels, height and width of a view
@@ -158,8 +158,13 @@ def default() -> ConfigDict:
     config.health.on_collapse = 'warn'  # or 'stop'
 
     config.eval = ConfigDict()
-    config.eval.path = ''  # a folder with labels to evaluate on, where it is not the data's own
-    config.eval.after_pretrain = ('linear_eval', 'knn')  # what pretraining ends with
+    # What the probes are trained and tested on. Pictures of the test split are never among those
+    # of the training split: where the two overlap, they are taken out of the latter.
+    config.eval.dataset = ''  # '' is data.dataset; else a prepared TFDS builder, or 'folder'
+    config.eval.path = ''  # another folder of pictures, with labels
+    config.eval.train_split = ''  # '' is data.train_split if it has labels, 'train' of a folder
+    config.eval.test_split = ''  # '' is 'test', or 'validation' where 'test' has no labels
+    config.eval.after_pretrain = tuple(PROBES)  # what pretraining ends with; () for none
     config.eval.batch_size = 512  # images a batch of feature extraction
     config.eval.baselines = True  # also the untrained encoder and raw pixels
 

@@ -13,6 +13,7 @@ from simclr_jax.config import (
     ENCODERS,
     LINEAR_PROTOCOLS,
     METHODS,
+    PROBES,
     VITS,
     ConfigError,
     did_you_mean,
@@ -128,9 +129,10 @@ def validate(config: ConfigDict) -> None:
         check(0 <= fields[field] <= 1, field, 'must be between 0 and 1')
     ok = all(name in AUTO_FIELDS for name in fields['auto'])
     check(ok, 'auto', f'must hold some of {", ".join(AUTO_FIELDS)}, or nothing')
-    name = fields['data.dataset']  # becomes a folder under data.data_dir
-    ok = re.fullmatch(r'\w[\w.:/+-]*', name) and '..' not in name
-    check(bool(ok), 'data.dataset', 'must be a name of TFDS, as cifar10 or imagenet2012:5.1.0')
+    for field in ('data.dataset', 'eval.dataset'):
+        name = fields[field] or (field == 'eval.dataset' and 'digits')
+        ok = re.fullmatch(r'\w[\w.:/+-]*', name or '') and '..' not in name  # a folder's name too
+        check(bool(ok), field, 'must be a name of TFDS, as cifar10 or imagenet2012:5.1.0')
     for field in ('linear_eval.labels_per_class', 'knn.labels_per_class'):
         ok = all(isinstance(n, int) and n > 0 for n in fields[field])
         check(ok, field, 'must hold whole numbers above 0, as (10, 1)')
@@ -138,8 +140,8 @@ def validate(config: ConfigDict) -> None:
     ok = all(isinstance(r, (int, float)) and 0 < r < math.inf for r in rates)
     check(ok, 'linear_eval.learning_rates', 'must hold numbers above 0, as (0.1, 0.3)')
     for mode in fields['eval.after_pretrain']:
-        ok = mode in ('linear_eval', 'knn')
-        check(ok, 'eval.after_pretrain', "must hold 'linear_eval', 'knn', both or nothing")
+        want = f'must hold some of {", ".join(PROBES)}, or nothing'
+        check(mode in PROBES, 'eval.after_pretrain', want)
     for field in ('data.mean', 'data.std'):
         ok = len(fields[field]) in (1, 3) and all(isinstance(x, float) for x in fields[field])
         check(ok, field, 'must hold one number for gray or three for colour images')
@@ -174,6 +176,11 @@ def validate(config: ConfigDict) -> None:
 def _check_input(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
     folder = fields['data.dataset'] == 'folder'  # whether it is there, prepare() says
     check(folder or not fields['data.path'], 'data.path', 'needs data.dataset=folder beside it')
+    if fields['eval.path']:
+        want = 'has no effect with eval.path; leave it out'
+        check(fields['eval.dataset'] in ('', 'folder'), 'eval.dataset', want)
+    elif fields['eval.dataset'] == 'folder' and not folder:
+        check(False, 'eval.dataset', 'needs eval.path beside it')
     on_device = fields['data.cache'] == 'device'
     want = "needs views that are made on the device: set augment.backend='jax' too"
     check(not on_device or fields['augment.backend'] == 'jax', 'data.cache', want)

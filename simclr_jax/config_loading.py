@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from simclr_jax.config import ConfigError, default, did_you_mean, flatten, to_json
@@ -22,6 +23,9 @@ FREE_FIELDS = (
     *('log', 'checkpoint', 'health'),
     *('eval', 'linear_eval', 'knn'),
 )
+
+# Fields that have another name today, for workdirs from before.
+_RENAMED = {'data.test_split': 'eval.test_split'}
 
 
 def load(
@@ -72,6 +76,37 @@ def load(
     return config
 
 
+def load_saved(workdir: str, overrides: dict[str, str] | None = None) -> ConfigDict:
+    """Loads the config of the run in `workdir`, applies `overrides` and validates.
+
+    Args:
+      workdir: a directory, or an address of a bucket, with the `config.json` of a run.
+      overrides: as in `load`; `check_same_run` says later which of them would change the run.
+
+    Raises:
+      ConfigError: there is no run, its config cannot be read, or an override or a value is wrong.
+    """
+    path = epath.Path(workdir) / 'config.json'
+    if not path.exists():
+        raise ConfigError(
+            f'--workdir={workdir}: holds no run; start one with --config=FILE, or name the workdir '
+            'of a run'
+        )
+    config = default()
+    fields = flatten(config)
+    for field, value in _parse_saved(path.read_text(), workdir).items():
+        if field not in fields:
+            raise ConfigError(
+                f'{path}: {field}: no such field here; the run is of another version of this '
+                'library, so name its --config too'
+            )
+        _set(config, field, _as_type_of(value, fields[field], f'{path}: {field}'))
+    for field, text in (overrides or {}).items():
+        override(config, field, text)
+    validate(config)
+    return config
+
+
 def override(config: ConfigDict, field: str, text: str) -> None:
     """Sets the dotted `field` from `text`, parsed as the type that the field has.
 
@@ -93,7 +128,10 @@ def override(config: ConfigDict, field: str, text: str) -> None:
             value = text
         if isinstance(old, tuple) and not isinstance(value, tuple):
             value = tuple(value) if isinstance(value, list) else (value,)
-    value = _as_type_of(value, old, f'--config.{field}')
+    _set(config, field, _as_type_of(value, old, f'--config.{field}'))
+
+
+def _set(config: ConfigDict, field: str, value: Any) -> None:
     section, _, name = field.rpartition('.')
     parent = config
     for key in section.split('.') if section else ():
@@ -125,13 +163,7 @@ def check_same_run(config: ConfigDict, saved_json: str, workdir: str) -> None:
       ConfigError: naming each field that differs, unless it is in `FREE_FIELDS`; or what is saved
         is no config.
     """
-    try:
-        saved = dict(json.loads(saved_json))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f'--workdir={workdir}: its config.json is damaged ({error}); remove that file if the '
-            'config given is the one of the run, or give another --workdir'
-        ) from error
+    saved = _parse_saved(saved_json, workdir)
     old, new = json.loads(to_json(default())) | saved, json.loads(to_json(config))
     changed = [
         f'  {field}: {old.get(field, "(absent)")!r} there, {new.get(field, "(absent)")!r} now'
@@ -144,6 +176,17 @@ def check_same_run(config: ConfigDict, saved_json: str, workdir: str) -> None:
             f'--workdir={workdir}: holds a run of another config; give another --workdir, or '
             'remove that one. What differs:\n' + '\n'.join(changed)
         )
+
+
+def _parse_saved(saved_json: str, workdir: str) -> dict[str, Any]:
+    try:
+        saved = dict(json.loads(saved_json))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f'--workdir={workdir}: its config.json is damaged ({error}); remove that file if the '
+            'config given is the one of the run, or give another --workdir'
+        ) from error
+    return {_RENAMED.get(field, field): value for field, value in saved.items()}
 
 
 def _check_fields(config: ConfigDict, defaults: ConfigDict, prefix: str, path: str) -> None:

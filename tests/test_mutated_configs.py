@@ -75,7 +75,10 @@ def impossible(rng: random.Random) -> tuple[str, str]:
             ('data.dataset', 'digitz'),
             ('data.dataset', '/tmp'),
             ('data.train_split', 'nothing'),
-            ('data.test_split', 'train['),
+            ('eval.test_split', 'train['),
+            ('eval.train_split', 'nothing'),
+            ('eval.dataset', 'mnist'),
+            ('eval.path', 'nowhere'),
             ('data.mean', '(0.1, 0.2)'),
             ('data.std', '(0.0,)'),
             ('data.mean', '(0.5, 0.5, 0.5)'),
@@ -95,11 +98,12 @@ def impossible(rng: random.Random) -> tuple[str, str]:
 )
 def test_every_mistake_is_a_line_with_status_2(mutate, number, run, tmp_path, monkeypatch, capsys):
     """In one process; `tests/test_run.py` starts real ones and looks at what they import."""
-    from simclr_jax.modes import pretrain
+    from simclr_jax.modes import eval_data, pretrain
     from simclr_jax.train import setup
 
     def main(config, workdir):  # what the mode does before anything slow starts
-        setup.prepare(config)
+        run = setup.prepare(config)
+        eval_data.open_eval_data(config, run.source, needed=False)
         pytest.fail(f'accepted: {argument}')
 
     monkeypatch.chdir(ROOT)

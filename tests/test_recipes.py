@@ -34,7 +34,6 @@ def jitter(brightness: float, contrast: float, saturation: float, hue: float) ->
 IMAGENET = {
     'data.dataset': 'imagenet2012',
     'data.train_split': 'train',
-    'data.test_split': 'validation',
     'data.image_size': 224,
     'data.eval_crop': 0.875,
     'model.encoder': 'resnet50',
@@ -43,7 +42,6 @@ IMAGENET = {
 CIFAR = {
     'data.dataset': 'cifar10',
     'data.train_split': 'train',
-    'data.test_split': 'test',
     'data.image_size': 32,
     'data.eval_crop': 1.0,
     'model.encoder': 'resnet18',
@@ -248,7 +246,6 @@ MOCO_V3_CIFAR = {
 IMAGENETTE = {
     'data.dataset': 'imagenette/160px-v2',
     'data.train_split': 'train',
-    'data.test_split': 'validation',
     'data.image_size': 128,
     'batch_size': 256,
     'model.encoder': 'resnet18',

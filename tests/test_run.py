@@ -52,11 +52,14 @@ def test_no_arguments_say_what_to_type():
         ([DIGITS, '--coordinator=localhost:1'], 'needs --num_processes'),
         (['--config=configs/simclr_cifar10.py'], "data.dataset='cifar10': is not prepared"),
         ([DIGITS, '--mode=knn'], 'holds no run'),
+        (['--mode=knn', '--workdir=nowhere'], '--workdir=nowhere: holds no run'),
+        ([DIGITS, '--step=20'], '--step=20: needs --mode=linear_eval or knn'),
+        ([DIGITS, '--mode=knn', '--step=last'], '--step=last: must be a whole number'),
         ([DIGITS, '--workdir=setup.cfg'], 'is a file'),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2_without_tensorflow(tmp_path, arguments, words):
-    if not any(argument.startswith('--workdir') for argument in arguments):
+    if arguments != ['--mode=knn'] and not any(a.startswith('--workdir') for a in arguments):
         arguments = [*arguments, f'--workdir={tmp_path / "w"}']
     # Python says on stderr what it imports.
     result = run(*arguments, PYTHONVERBOSE='', PYTHONPROFILEIMPORTTIME='1', TFDS_DATA_DIR='nowhere')

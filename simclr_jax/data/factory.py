@@ -8,14 +8,14 @@ from ml_collections import ConfigDict
 from simclr_jax.data import sources
 
 
-def open_split(config: ConfigDict, split: str, path: str = '') -> sources.Source:
-    """Opens a split of the config's data set, or of another folder."""
+def open_split(config: ConfigDict, split: str) -> sources.Source:
+    """Opens a split of the config's data set."""
     data = config.data
     return sources.open_source(
-        sources.FOLDER if path else data.dataset,
+        data.dataset,
         data.data_dir,
         split,
-        path=path or data.path,
+        path=data.path,
         max_bad_fraction=data.max_bad_fraction,
         canvas=data.canvas,
     )

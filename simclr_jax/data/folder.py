@@ -5,6 +5,8 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from simclr_jax.data import example, pictures
 from simclr_jax.data.folder_index import Index, check_bad, in_split, label_of
 
@@ -22,16 +24,17 @@ class Reader:
         self.bad = dict(index.bad)  # name to reason, of all that was left out so far
         check_bad(self.bad, self.num_files, path, max_bad_fraction)
         chosen = [i for i, name in enumerate(index.names) if in_split(name, split)]
-        self._names = [index.names[i] for i in chosen]
+        self.names = [index.names[i] for i in chosen]
         self._kinds = index.kinds[chosen]
         names = index.label_names()
         numbers = {name: i for i, name in enumerate(names or ())}
-        self._labels = [numbers.get(label_of(name)) for name in self._names]
+        labels = [numbers.get(label_of(name), -1) for name in self.names]
+        self.labels = np.array(labels, np.int32)
         self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(os.cpu_count())
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def __call__(self, indices: Iterable[int]) -> list[bytes]:
         return list(self._executor.map(self._read, map(int, indices)))
@@ -39,7 +42,7 @@ class Reader:
     def _read(self, index: int) -> bytes:
         for place in range(index, index + len(self)):
             i = place % len(self)
-            name = self._names[i]
+            name = self.names[i]
             try:
                 with open(os.path.join(self._root, name), 'rb') as file:
                     encoded = file.read()
@@ -47,7 +50,8 @@ class Reader:
                     encoded = pictures.as_bmp(encoded)
                 elif not encoded.startswith(b'\xff\xd8') or len(encoded) < 4:
                     raise OSError('no longer a JPEG')
-                return example.serialize(encoded, self._labels[i])
+                label = int(self.labels[i])
+                return example.serialize(encoded, label if label >= 0 else None)
             except Exception as error:
                 with self._lock:
                     if name not in self.bad:

@@ -5,6 +5,7 @@ Opening and reading import no TensorFlow, unless a data set has to be made first
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -32,6 +33,10 @@ class Source:
       canvas: side of the square that pictures of different sizes are decoded into, in pixels.
       num_files: how many pictures its folder holds, the bad ones and the other splits' too.
       bad: the pictures left out so far, and why; it grows where one vanishes during the run.
+      labels: class of each record `[num_examples]`, -1 where it has none; None where only the
+        records themselves tell.
+      identify: returns a number for each record `[num_examples]` uint64, which is the same in
+        every split and slice that the record is in; None where that is not known.
     """
 
     read: Callable[[Sequence[int]], list[bytes]]
@@ -41,6 +46,8 @@ class Source:
     canvas: int = 512
     num_files: int = 0
     bad: dict[str, str] = dataclasses.field(default_factory=dict)
+    labels: np.ndarray | None = None
+    identify: Callable[[], np.ndarray] | None = None
 
     @property
     def canvas_shape(self) -> tuple[int, int, int]:
@@ -88,11 +95,11 @@ def default_data_dir(data_dir: str) -> pathlib.Path:
     return pathlib.Path(data_dir or default).expanduser()
 
 
-def subset(source: Source, indices: np.ndarray) -> Source:
-    """Returns the source of those records alone, in the order of `indices` `[n]`."""
-    return dataclasses.replace(
-        source, read=lambda chosen: source.read(indices[chosen]), num_examples=len(indices)
-    )
+def split_names(dataset: str, data_dir: str, path: str = '') -> tuple[str, ...]:
+    """Returns the splits that a data set, or the folder `path`, has, without slices of them."""
+    if dataset == FOLDER:
+        return folder_index.SPLITS
+    return tuple(_open_builder(dataset, data_dir).info.splits)
 
 
 def open_source(
@@ -121,16 +128,18 @@ def open_source(
         return _open_folder(path, data_dir, split, max_bad_fraction, canvas)
     builder = _open_builder(dataset, data_dir)
     try:
+        parts = [
+            (str(part.filename), part.skip, part.take)
+            for part in builder.info.splits[split].file_instructions
+        ]
         if builder.info.file_format.value == 'tfrecord':
             if '://' in data_dir:
                 raise ConfigError(
                     f'data.data_dir={data_dir!r}: TFRecord has no random access in a bucket; copy '
                     f'it to a disk, or prepare {dataset} as ArrayRecord there'
                 )
-            parts = builder.info.splits[split].file_instructions
             read, num_examples = tfrecord.open_records(
-                [(str(part.filename), part.skip, part.examples_in_shard_read) for part in parts],
-                default_data_dir(data_dir) / 'tfrecord_index',
+                parts, default_data_dir(data_dir) / 'tfrecord_index'
             )
         else:
             read, num_examples = _array_records(builder, split)
@@ -149,7 +158,21 @@ def open_source(
         image_shape=tuple(features['image'].shape),
         label_names=tuple(label.names) if label is not None else None,
         canvas=canvas,
+        identify=lambda: _numbers(parts),
     )
+
+
+def _numbers(parts: Sequence[tuple[str, int, int]]) -> np.ndarray:
+    """A number for each record of `(file, first record, number of records)`, `[record]` uint64."""
+    numbers = [
+        np.uint64(_number(name)) + np.arange(first, first + count, dtype=np.uint64)
+        for name, first, count in parts
+    ]
+    return np.concatenate([np.zeros(0, np.uint64), *numbers])
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), 'big')
 
 
 def _array_records(builder, split: str) -> tuple[Callable[[Sequence[int]], list[bytes]], int]:
@@ -199,5 +222,17 @@ def _open_folder(
     reader = folder.Reader(path, index, split, max_bad_fraction)
     if not len(reader):
         raise ConfigError(f'data split {split!r} of the folder {path}: is empty; take "all"')
-    shape, labels = (None, None, 3), index.label_names()
-    return Source(reader, len(reader), shape, labels, canvas, reader.num_files, reader.bad)
+    root = os.path.realpath(os.path.expanduser(path))
+    return Source(
+        read=reader,
+        num_examples=len(reader),
+        image_shape=(None, None, 3),
+        label_names=index.label_names(),
+        canvas=canvas,
+        num_files=reader.num_files,
+        bad=reader.bad,
+        labels=reader.labels,
+        identify=lambda: np.array(
+            [_number(os.path.join(root, name)) for name in reader.names], np.uint64
+        ),
+    )

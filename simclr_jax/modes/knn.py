@@ -5,6 +5,6 @@ from ml_collections import ConfigDict
 from simclr_jax.modes.evaluation import evaluate_workdir
 
 
-def main(config: ConfigDict, workdir: str) -> None:
-    """Evaluates, and writes `result.json` and `report.html`."""
-    evaluate_workdir(config, workdir, 'knn')
+def main(config: ConfigDict, workdir: str, step: int | None = None) -> None:
+    """Evaluates the checkpoint of `step`, or the last one; writes `result.json`, `report.html`."""
+    evaluate_workdir(config, workdir, 'knn', step)

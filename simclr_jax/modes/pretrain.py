@@ -1,10 +1,13 @@
 """`--mode=pretrain`: trains an encoder without labels, then evaluates it and reports."""
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from simclr_jax import parallel
 from simclr_jax.data.folder_index import describe_bad
-from simclr_jax.modes.evaluation import check_protocol, evaluate
+from simclr_jax.modes import results
+from simclr_jax.modes.evaluation import evaluate, prepare_evaluation
+from simclr_jax.modes.reporting import save_views
 from simclr_jax.train.loop import train
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.workdir.claim import claim_workdir
@@ -14,14 +17,23 @@ from simclr_jax.workdir.lock import hold
 def main(config: ConfigDict, workdir: str) -> None:
     """Pretrains, or goes on where the workdir's last checkpoint is, then evaluates and reports."""
     with hold(workdir):
-        claim_workdir(config, workdir)
         run = prepare(config)
-        check_protocol(run)
+        data = prepare_evaluation(run, config.eval.after_pretrain)
+        claim_workdir(config, workdir)
         _say(_describe(run, workdir))
         if run.source.bad:
             _say(describe_bad(run.source.bad))
         state, pretrain, views = train(run, workdir)
-        evaluate(run, workdir, state, config.eval.after_pretrain, pretrain, views)
+        _keep(workdir, pretrain, views)
+        evaluate(run, workdir, state, data, config.eval.after_pretrain)
+
+
+def _keep(workdir: str, pretrain: dict[str, float], views: np.ndarray | None) -> None:
+    """Writes what the training told, unless it was complete before and this start told nothing."""
+    if views is not None and parallel.is_main_process():
+        save_views(workdir, views)
+    if views is not None or 'pretrain' not in results.read(workdir):
+        results.write(workdir, 'pretrain', pretrain)
 
 
 def _describe(run: Run, workdir: str) -> str:

@@ -1,13 +1,18 @@
 """The report of a run: what is gathered from the workdir, the features and the pictures."""
 
+import shlex
 import sys
+from typing import Any
 
 import numpy as np
+from etils import epath
 
 from simclr_jax import config as config_lib
 from simclr_jax.data.factory import reader
 from simclr_jax.evaluate.knn import nearest_neighbours
 from simclr_jax.evaluate.projection import project_2d
+from simclr_jax.modes import results
+from simclr_jax.modes.probes import Split
 from simclr_jax.report.html import write_report
 from simclr_jax.train.advice import input_advice
 from simclr_jax.train.health import alarms
@@ -17,38 +22,50 @@ from simclr_jax.workdir.metrics import read_metrics
 
 _QUERIES, _NEIGHBOURS = 6, 8  # rows and columns of the report's sheet
 _PROJECTED = 2000  # test examples in the report's projection
+_VIEWS = 'views.npy'
+
+
+def save_views(workdir: str, views: np.ndarray) -> None:
+    """Keeps augmented views `[n, view, height, width, channel]` uint8 for later reports."""
+    path = epath.Path(workdir) / _VIEWS
+    temporary = path.with_name(f'{path.name}.tmp')
+    with temporary.open('wb') as file:
+        np.save(file, views, allow_pickle=False)
+    temporary.replace(path)
+
+
+def load_views(workdir: str) -> np.ndarray | None:
+    """Returns the views that `save_views` kept; None where there are none."""
+    path = epath.Path(workdir) / _VIEWS
+    if not path.exists():
+        return None
+    with path.open('rb') as file:
+        return np.load(file, allow_pickle=False)
 
 
 def write_run_report(
-    path, run: Run, workdir, state: TrainState, result, table, train_split, test_split, views
+    path: epath.Path, run: Run, workdir: str, state: TrainState, train: Split, test: Split
 ) -> None:
-    """Writes `report.html` of a run: its figures, curves, views, neighbours and projection."""
-    config = run.config
-    (train_source, train), (test_source, test) = train_split, test_split
+    """Writes `report.html` of a run: its figures, curves, views, neighbours and projection.
+
+    Args:
+      path: of the page.
+      run: the parts of the run.
+      workdir: where its metrics, figures and views are.
+      state: whose features are shown.
+      train: pictures to find neighbours among.
+      test: pictures to show.
+    """
+    config, result = run.config, results.read(workdir)
     pretrain = result.get('pretrain', {})
     share = pretrain.get('input_wait', 0.0)
     advice = input_advice(share, backend=config.augment.backend, cache=config.data.cache)
-    features, labels = test.values['encoder'], test.labels
-    # Spread over the split, since data sets are often sorted by class.
-    queries = np.linspace(0, len(features) - 1, _QUERIES).astype(int)
-    nearest, similarity = nearest_neighbours(
-        features[queries], train.values['encoder'], min(_NEIGHBOURS, len(train.labels))
-    )
-
-    def images(source, index):
-        return reader(config).read_images(
-            source, index, image_size=config.data.image_size, crop=config.data.eval_crop
-        )
-
     metrics = read_metrics(workdir)
-    names = train_source.label_names
-    shown = np.linspace(0, len(features) - 1, min(_PROJECTED, len(features))).astype(int)
-    neighbour_images = images(train_source, train.index[nearest.ravel()])
     write_report(
         path,
         title=f'{config.method} on {config.data.dataset}',
         summary={
-            'command': ' '.join(sys.argv),
+            'command': f'python {shlex.join(sys.argv)}',
             'method': config.method,
             'encoder': config.model.encoder,
             'data': f'{config.data.dataset}, {run.source.num_examples} training images',
@@ -58,21 +75,62 @@ def write_run_report(
             'bad_pictures': len(run.source.bad) or None,
             **alarms(metrics),
         },
-        table=table,
+        table=_table(result),
         metrics=metrics,
-        views=views,
-        neighbours={
-            'queries': images(test_source, test.index[queries]),
-            'neighbours': neighbour_images.reshape(*nearest.shape, *neighbour_images.shape[1:]),
-            'similarities': similarity,
-            'query_labels': labels[queries] if names else None,
-            'neighbour_labels': train.labels[nearest] if names else None,
-            'label_names': names,
-        },
-        projection={
-            'points': project_2d(features[shown]),
-            'labels': labels[shown] if names else None,
-            'label_names': names,
-        },
+        views=load_views(workdir),
+        neighbours=_neighbours(run, train, test),
+        projection=_projection(test),
         config_text=config_lib.to_json(config),
     )
+
+
+def _table(result: dict[str, Any]) -> dict[str, Any]:
+    """The figures of all probes; where they are not of one thing, each row says of which."""
+    tables = results.by_subject(result)
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    return {
+        f'{row}: {about}': accuracies
+        for about, table in tables.items()
+        for row, accuracies in table.items()
+    }
+
+
+def _neighbours(run: Run, train: Split, test: Split) -> dict[str, Any]:
+    features, labels = test.features.values['encoder'], test.features.labels
+    # Spread over the split, since data sets are often sorted by class.
+    queries = np.linspace(0, len(features) - 1, min(_QUERIES, len(features))).astype(int)
+    nearest, similarity = nearest_neighbours(
+        features[queries],
+        train.features.values['encoder'],
+        min(_NEIGHBOURS, len(train.features.labels)),
+    )
+
+    def images(split: Split, places: np.ndarray) -> np.ndarray:
+        return reader(run.config).read_images(
+            split.source,
+            split.features.index[places],
+            image_size=run.config.data.image_size,
+            crop=run.config.data.eval_crop,
+        )
+
+    names = train.source.label_names
+    shown = images(train, nearest.ravel())
+    return {
+        'queries': images(test, queries),
+        'neighbours': shown.reshape(*nearest.shape, *shown.shape[1:]),
+        'similarities': similarity,
+        'query_labels': labels[queries] if names else None,
+        'neighbour_labels': train.features.labels[nearest] if names else None,
+        'label_names': names,
+    }
+
+
+def _projection(test: Split) -> dict[str, Any]:
+    features, names = test.features.values['encoder'], test.source.label_names
+    shown = np.linspace(0, len(features) - 1, min(_PROJECTED, len(features))).astype(int)
+    return {
+        'points': project_2d(features[shown]),
+        'labels': test.features.labels[shown] if names else None,
+        'label_names': names,
+    }

@@ -10,10 +10,10 @@ import numpy as np
 from etils import epath
 
 from simclr_jax import files
+from simclr_jax.config import PROBES
 from simclr_jax.progress import format_duration
 from simclr_jax.report import plots
 
-_PROBES = {'linear_eval': 'linear', 'knn': 'k-NN'}
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1b1f24; --quiet: #57606a; --line: #d5dae0; }
 @media (prefers-color-scheme: dark) {
@@ -136,7 +136,7 @@ def _cells(
                 None if v is None or v['mean'] is None else round(v['mean'], 3) for v in values
             ]
             best = max((m for m in means if m is not None and math.isfinite(m)), default=None)
-            names = (_PROBES.get(probe, probe), labels)
+            names = (PROBES.get(probe, probe), labels)
             close = best - _standard_error(best, test_size) if best is not None else 0.0
             cells = [
                 (_percent(v), m is not None and m >= close)

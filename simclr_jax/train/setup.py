@@ -118,12 +118,7 @@ def prepare(config: ConfigDict) -> Run:
     parallel.check_batch_size('batch_size', config.batch_size, mesh)
     parallel.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
     sources.check_prepared(config.data.dataset, config.data.data_dir, config.data.path)
-    if config.eval.path:
-        sources.check_prepared(sources.FOLDER, config.data.data_dir, config.eval.path)
     source = open_split(config, config.data.train_split)
-    if source.num_classes and not config.eval.path:
-        # Evaluation comes after days of training: what is wrong with its split is said now.
-        open_split(config, config.data.test_split)
     return assemble(config, mesh, source)
 
 

@@ -11,7 +11,7 @@ from simclr_jax import parallel
 from simclr_jax.config import ConfigError
 from simclr_jax.config_loading import load
 from simclr_jax.evaluate import published
-from simclr_jax.modes.evaluation import check_protocol
+from simclr_jax.modes.probes import check_protocol
 from simclr_jax.train.setup import prepare
 
 DIGITS = str(pathlib.Path(__file__).parents[2] / 'configs/simclr_digits.py')
@@ -149,12 +149,13 @@ def load_digits(data_dir, **linear_eval):
 
 def test_a_batch_that_cannot_be_is_named_before_anything_runs(data_dir):
     run = prepare(load_digits(data_dir, protocol='simclr'))
-    with pytest.raises(ConfigError, match=r'linear_eval\.batch_size=0: is 4096 .* 1297 examples'):
-        check_protocol(run)
+    with pytest.raises(ConfigError, match=r'linear_eval\.batch_size=0: is 4096 .* 1297 training'):
+        check_protocol(run, run.source)
     run = prepare(load_digits(data_dir, protocol='simclr', batch_size=100))
     with pytest.raises(ConfigError, match=r'linear_eval\.batch_size=100: .* 8 devices; use 96'):
-        check_protocol(run)
-    assert check_protocol(prepare(load_digits(data_dir))) is None
+        check_protocol(run, run.source)
+    run = prepare(load_digits(data_dir))
+    assert check_protocol(run, run.source) is None
     # A mirrored digit is another sign.
     run = prepare(load_digits(data_dir, protocol='byol', batch_size=64))
-    assert check_protocol(run).view.flip_probability == 0
+    assert check_protocol(run, run.source).view.flip_probability == 0

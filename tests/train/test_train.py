@@ -98,7 +98,7 @@ def test_killed_and_told_to_end_and_started_again_ends_with_the_same_bits(
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGSTOP)
-    output, _ = start(tmp_path, data_dir, '--mode=knn').communicate(timeout=60)
+    output, _ = start(tmp_path, data_dir).communicate(timeout=60)
     assert f'is in use by process {process.pid} on ' in output
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -148,7 +148,7 @@ def test_a_papers_linear_evaluation_has_the_layout_of_the_fast_one(undisturbed, 
     options = [f'--config.linear_eval.{name}={value}' for name, value in fields.items()]
     output = finish(start(workdir, data_dir, '--mode=linear_eval', *options))
     result = json.loads((workdir / 'result.json').read_text())
-    assert result['linear_eval_protocol'] == 'byol'
+    assert result['linear_eval']['settings']['protocol'] == 'byol'
     found = result['linear_eval']['encoder']['all']
     assert found['mean'] > 0.8 and found['std'] == 0
     held_out = found['held_out']

@@ -1,0 +1,88 @@
+"""What an evaluation asks of its splits: their labels, and that no record is in two of them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from simclr_jax.data import example
+from simclr_jax.data.sources import Source
+
+_BYTES = 2**27  # of records that are read for their labels
+_LEAST = 1000  # records, however large they are
+_CHUNK = 256  # records read at once
+
+
+class Labels(NamedTuple):
+    """Labels of some records of a split, spread over it, or of all.
+
+    Attributes:
+      values: `[record]`, -1 where there is none.
+      exact: whether these are all records of the split.
+    """
+
+    values: np.ndarray
+    exact: bool
+
+    def counts(self) -> dict[int, int]:
+        """How many records each class has; the classes that have none are left out."""
+        classes, counts = np.unique(self.values[self.values >= 0], return_counts=True)
+        return dict(zip(classes.tolist(), counts.tolist(), strict=True))
+
+
+def read_labels(source: Source) -> Labels:
+    """Returns the labels of a split; of a large one those of records of 128 MiB in all."""
+    count = source.num_examples
+    if source.label_names is None or not count:
+        return Labels(np.full(count, -1), True)
+    if source.labels is not None:
+        return Labels(source.labels, True)
+    size = len(source.read([0])[0])
+    looked_at = min(count, max(_LEAST, _BYTES // max(size, 1)))
+    places = np.linspace(0, count - 1, looked_at).astype(np.int64)
+    values = [
+        example.parse(record)[1]
+        for start in range(0, looked_at, _CHUNK)
+        for record in source.read(places[start : start + _CHUNK])
+    ]
+    return Labels(np.array(values), looked_at == count)
+
+
+def shared(source: Source, other: Source) -> np.ndarray:
+    """Whether each record of `source` is a record of `other` too, `[num_examples]` bool.
+
+    Raises:
+      ValueError: one of them was not opened by `open_source`, and does not know its records.
+    """
+    if source.identify is None or other.identify is None:
+        raise ValueError('a source without `identify`: its records cannot be told apart.')
+    return np.isin(source.identify(), other.identify())
+
+
+def subset(source: Source, indices: Sequence[int]) -> Source:
+    """Returns the source of those records alone, in the order of `indices` `[n]`."""
+    indices = np.asarray(indices, np.int64)
+    identify = source.identify
+    return dataclasses.replace(
+        source,
+        read=lambda chosen: source.read(indices[np.asarray(chosen, np.int64)]),
+        num_examples=len(indices),
+        labels=None if source.labels is None else source.labels[indices],
+        identify=identify and (lambda: identify()[indices]),
+    )
+
+
+def hold_out(source: Source, share: float) -> tuple[Source, Source]:
+    """Divides a source at random, always alike: the rest, and about `share` of it, one or more."""
+    bits = np.random.Philox(0).random_raw(source.num_examples)
+    order = np.argsort(bits, kind='stable')
+    count = max(1, round(share * source.num_examples))
+    return subset(source, np.sort(order[count:])), subset(source, np.sort(order[:count]))
+
+
+def spread(source: Source, most: int) -> Source:
+    """Returns at most `most` records, spread over the source."""
+    if source.num_examples <= most:
+        return source
+    return subset(source, np.linspace(0, source.num_examples - 1, most).astype(np.int64))

@@ -1,0 +1,270 @@
+"""Which pictures the probes are trained and tested on: opened and checked before anything slow."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from simclr_jax.config import ConfigError
+from simclr_jax.data import sources, splits
+from simclr_jax.data.sources import Source
+from simclr_jax.data.splits import Labels
+
+_TEST_SPLITS = ('test', 'validation', 'val')  # the first one with labels is taken
+_HELD_OUT = 0.1  # of the training split, where there is no test split
+_LEAST = 3  # pictures that some class needs: of fewer, none can be held out
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalData:
+    """The training and test pictures of the probes, which share none.
+
+    Attributes:
+      name: of the data set, or the path of the folder.
+      train_split: what is trained on, in words.
+      test_split: what is tested on, in words.
+      train: its source.
+      test: its source.
+      labelled: whether probes can run on them; if not, the report shows pictures of them.
+      seen: how many test pictures the pretraining saw, without their labels.
+      notes: what a user should know before the training, a line each.
+    """
+
+    name: str
+    train_split: str
+    test_split: str
+    train: Source
+    test: Source
+    labelled: bool = False
+    seen: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class _Opened(NamedTuple):
+    split: str
+    source: Source
+    labels: Labels
+
+
+def open_eval_data(config: ConfigDict, pretrained_on: Source, *, needed: bool) -> EvalData:
+    """Opens and checks everything that the evaluation of a run opens.
+
+    Where nothing in `config.eval` says what to evaluate on, and the run's own data have no labels
+    or no test split, the result is not `labelled` and its notes say why.
+
+    Args:
+      config: of the run.
+      pretrained_on: the source of `data.train_split`.
+      needed: whether a probe has to run, so that missing labels are an error in any case.
+
+    Raises:
+      ConfigError: data or labels are missing that the config, or `needed`, asks for.
+    """
+    place = _Place(config)
+    try:
+        data = place.open_labelled(pretrained_on)
+    except ConfigError as error:
+        if needed or place.named:
+            raise
+        data = place.open_unlabelled(pretrained_on, str(error))
+    channels, expected = data.train.image_shape[-1], pretrained_on.image_shape[-1]
+    if channels != expected:
+        raise ConfigError(
+            f'{place.field}={place.name!r}: its images have {channels} channel(s), but those of '
+            f'{config.data.dataset}, which the encoder is for, have {expected}'
+        )
+    return data
+
+
+class _Place:
+    """The data set or folder that `config.eval` names, or the run's own."""
+
+    def __init__(self, config: ConfigDict):
+        data, settings = config.data, config.eval
+        self._config = config
+        self._dataset = sources.FOLDER if settings.path else settings.dataset or data.dataset
+        self._path = settings.path or data.path
+        self._own = self._dataset == data.dataset and self._path == data.path
+        self.name = self._path if self._dataset == sources.FOLDER else self._dataset
+        self.field = 'eval.path' if settings.path else 'eval.dataset'
+        # What is named has to be right; where nothing is, the data are taken as they are.
+        self.named = bool(
+            settings.dataset or settings.path or settings.train_split or settings.test_split
+        )
+
+    def open_labelled(self, pretrained_on: Source) -> EvalData:
+        """Raises ConfigError where the splits have no labels that probes can be run on."""
+        config, settings = self._config, self._config.eval
+        with self._errors_name_eval():
+            sources.check_prepared(self._dataset, config.data.data_dir, self._path)
+            names = sources.split_names(self._dataset, config.data.data_dir, self._path)
+        own_split = config.data.train_split
+        train = self._first_labelled(
+            'eval.train_split',
+            settings.train_split,
+            (own_split, 'train') if self._own and self._dataset != sources.FOLDER else ('train',),
+            (*names, own_split),
+        )
+        self._check_classes(train)
+        try:
+            test = self._first_labelled('eval.test_split', settings.test_split, _TEST_SPLITS, names)
+        except ConfigError as error:
+            if self.named and settings.test_split:
+                raise
+            return self._hold_out(train, pretrained_on, str(error))
+        return self._disjoint(train, test, pretrained_on)
+
+    def open_unlabelled(self, pretrained_on: Source, reason: str) -> EvalData:
+        """Returns pictures for the report, where nothing can be tested."""
+        config, split = self._config, self._config.data.train_split
+        train, test, test_split = pretrained_on, None, ''
+        names = sources.split_names(self._dataset, config.data.data_dir, self._path)
+        for test_split in (name for name in _TEST_SPLITS if name in names):
+            with contextlib.suppress(ConfigError):  # an empty one
+                test = self._open(test_split)
+                break
+        if test is None and train.num_examples > 1:
+            train, test = splits.hold_out(train, _HELD_OUT)
+            test_split = f'a part of {split!r}'
+        elif test is None:
+            test, test_split = train, split
+        note = f'no probes: {reason}; the report will show pictures of {test_split}'
+        return EvalData(self.name, split, test_split, train, test, notes=(note,))
+
+    def _first_labelled(
+        self, field: str, named: str, candidates: tuple[str, ...], names: tuple[str, ...]
+    ) -> _Opened:
+        """Opens the split `named` or, where that is '', the first of `candidates` with labels."""
+        reasons = []
+        for split in (named,) if named else dict.fromkeys(candidates):
+            if not named and split not in names:
+                continue
+            try:
+                with self._errors_name_eval():
+                    source = self._open(split)
+            except ConfigError as error:
+                reasons.append(f'{field}={split!r}: {error}' if named else str(error))
+                continue
+            if not source.num_examples:
+                reasons.append(f'split {split!r} of {self.name} is empty')
+                continue
+            labels = splits.read_labels(source)
+            if labels.counts():
+                return _Opened(split, source, labels)
+            reasons.append(f'split {split!r} of {self.name} has no labels')
+        if not reasons:
+            reasons = [f'{self.name} has none of the splits {", ".join(candidates)}']
+        hint = '' if named else f'; name one with --config.{field}'
+        raise ConfigError(f'{"; ".join(reasons)}{hint}')
+
+    def _check_classes(self, train: _Opened) -> None:
+        counts = train.labels.counts()
+        if len(counts) < 2:
+            (label,) = counts
+            name = train.source.label_names[label]
+            raise ConfigError(
+                f'split {train.split!r} of {self.name}: every label is {name!r}, so there is '
+                'nothing to tell apart'
+            )
+        if max(counts.values()) < _LEAST and train.labels.exact:
+            raise ConfigError(
+                f'split {train.split!r} of {self.name}: no class has {_LEAST} pictures or more, '
+                'too few for a probe'
+            )
+
+    def _hold_out(self, train: _Opened, pretrained_on: Source, reason: str) -> EvalData:
+        kept, held_out = splits.hold_out(train.source, _HELD_OUT)
+        part = f'a tenth of {train.split!r}'
+        note = f'{reason}. The probes are tested on {part}, {held_out.num_examples} pictures'
+        opened = [
+            _Opened(split, source, splits.read_labels(source))
+            for split, source in ((f'the rest of {train.split!r}', kept), (part, held_out))
+        ]
+        return self._disjoint(*opened, pretrained_on, note)
+
+    def _disjoint(
+        self, train: _Opened, test: _Opened, pretrained_on: Source, *notes: str
+    ) -> EvalData:
+        """Takes the test pictures out of the training pictures."""
+        common = splits.shared(train.source, test.source)
+        notes = list(notes)
+        if common.all():
+            raise ConfigError(
+                f'eval.train_split={train.split!r}: every picture of it is in '
+                f'eval.test_split={test.split!r} too, so none is left to train on; name two splits '
+                f'of {self.name} that differ'
+            )
+        train_split = train.split
+        if common.any():
+            kept = np.flatnonzero(~common)
+            notes.append(
+                f'the probes are trained on {len(kept)} of the {len(common)} pictures of '
+                f'{train.split!r}: the others are test pictures (split {test.split!r})'
+            )
+            train_split = f'{train.split} without {test.split}'
+            source = splits.subset(train.source, kept)
+            train = _Opened(train_split, source, splits.read_labels(source))
+            self._check_classes(train)
+        seen = int(splits.shared(test.source, pretrained_on).sum())
+        if seen:
+            notes.append(
+                f'{seen} of the {test.source.num_examples} test pictures are pretrained on, '
+                'without their labels'
+            )
+        if train.labels.exact:
+            notes += self._too_few(train)
+        return EvalData(
+            self.name, train_split, test.split, train.source, test.source, True, seen, tuple(notes)
+        )
+
+    def _too_few(self, train: _Opened) -> Iterator[str]:
+        for probe in self._config.eval.after_pretrain:
+            note = too_few_labels(
+                train.labels.values,
+                self._config[probe].get('labels_per_class', ()),
+                train.source.label_names,
+            )
+            if note:
+                yield f'{probe}: {note}'
+
+    def _open(self, split: str) -> Source:
+        data = self._config.data
+        return sources.open_source(
+            self._dataset,
+            data.data_dir,
+            split,
+            path=self._path,
+            max_bad_fraction=data.max_bad_fraction,
+            canvas=data.canvas,
+        )
+
+    @contextlib.contextmanager
+    def _errors_name_eval(self) -> Iterator[None]:
+        """What is wrong with another folder or data set is said of the field that names it."""
+        try:
+            yield
+        except ConfigError as error:
+            text = str(error)
+            if self._config.eval.path:
+                text = text.replace('data.path=', 'eval.path=')
+            if self._config.eval.dataset:
+                text = text.replace('data.dataset=', 'eval.dataset=')
+            raise ConfigError(text) from error
+
+
+def too_few_labels(
+    labels: np.ndarray, labels_per_class: tuple[int, ...], names: tuple[str, ...]
+) -> str | None:
+    """Says which of `labels_per_class` a class of `labels` `[n]` is too small for; None if none."""
+    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    left_out = [str(count) for count in labels_per_class if count > counts.min()]
+    if not left_out:
+        return None
+    smallest = names[classes[counts.argmin()]]
+    return (
+        f'{" and ".join(left_out)} labels a class are left out, since {smallest!r} has only '
+        f'{counts.min()} training pictures'
+    )

@@ -1,0 +1,160 @@
+"""The probes: each says how well the labels can be read off frozen features.
+
+A new one is a function of `(run, state, train, test)` and its name in `PROBES` here and in
+`config.PROBES`, with a section of that name in `config.default()`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from simclr_jax import parallel
+from simclr_jax.config import ConfigError
+from simclr_jax.data.sources import Source
+from simclr_jax.data.splits import subset
+from simclr_jax.evaluate.features import Features
+from simclr_jax.evaluate.knn import knn_eval
+from simclr_jax.evaluate.linear import linear_eval as fit_linear
+from simclr_jax.evaluate.published import (
+    HELD_OUT_FRACTION,
+    LinearTrainer,
+    Protocol,
+    published_linear_eval,
+    published_protocol,
+)
+from simclr_jax.modes.eval_data import too_few_labels
+from simclr_jax.train.setup import Run
+from simclr_jax.train.state import TrainState
+
+# Name of the feature ('encoder', 'untrained', 'raw_pixels') to labels a class ('all', '10', ...)
+# to `mean` and `std`, accuracies in [0, 1], and what else the probe tells of itself.
+Accuracies = dict[str, dict[str, dict[str, Any]]]
+
+
+class Split(NamedTuple):
+    """Pictures and what was extracted from them; `features.index` has places in `source`."""
+
+    source: Source
+    features: Features
+
+
+def linear_eval(run: Run, state: TrainState, train: Split, test: Split) -> Accuracies:
+    """Logistic regression on the features, or a paper's classifier on augmented pictures."""
+    if run.config.linear_eval.protocol == 'fast':
+        return _of_each_feature(fit_linear, run, 'linear_eval', train, test)
+    return {'encoder': {'all': _published(run, state, train, test)}}
+
+
+def knn(run: Run, state: TrainState, train: Split, test: Split) -> Accuracies:
+    """A weighted vote of the nearest training pictures."""
+    del state  # the features say it all
+    settings = run.config.knn
+    options = {'k': settings.k, 'temperature': settings.temperature}
+    return _of_each_feature(knn_eval, run, 'knn', train, test, **options)
+
+
+PROBES: dict[str, Callable[[Run, TrainState, Split, Split], Accuracies]] = {
+    'linear_eval': linear_eval,
+    'knn': knn,
+}
+
+
+def needs_baselines(run: Run, probe: str) -> bool:
+    """Whether a probe looks at the untrained encoder and at raw pixels too."""
+    published = probe == 'linear_eval' and run.config.linear_eval.protocol != 'fast'
+    return run.config.eval.baselines and not published
+
+
+def _of_each_feature(
+    function, run: Run, probe: str, train: Split, test: Split, **options
+) -> Accuracies:
+    settings, labels = run.config[probe], train.features.labels
+    names = train.source.label_names
+    note = too_few_labels(labels, settings.labels_per_class, names)
+    if note and parallel.is_main_process():
+        print(f'{probe}: {note}', flush=True)
+    smallest = np.unique(labels[labels >= 0], return_counts=True)[1].min()
+    options |= {
+        'num_classes': len(names),
+        'labels_per_class': ('all', *(n for n in settings.labels_per_class if n <= smallest)),
+        'draws': settings.draws,
+        'seed': run.config.seed,
+    }
+    return {
+        name: function(values, labels, test.features.values[name], test.features.labels, **options)
+        for name, values in train.features.values.items()
+    }
+
+
+def check_protocol(run: Run, train: Source) -> Protocol | None:
+    """Returns the paper's protocol that `linear_eval` names; None for the fast probe.
+
+    Args:
+      run: the parts of the run.
+      train: what the probe is trained on.
+
+    Raises:
+      ConfigError: its batch does not divide over the devices, or there are fewer examples.
+    """
+    config, settings = run.config, run.config.linear_eval
+    if settings.protocol == 'fast':
+        return None
+    protocol = published_protocol(
+        settings.protocol,
+        config.model.encoder,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rates=settings.learning_rates,
+    )
+    # If pretraining uses no flips (digits, letters), the linear probe must not either.
+    flip = min(protocol.view.flip_probability, config.augment.view1.flip_probability)
+    view = dataclasses.replace(protocol.view, flip_probability=flip)
+    parallel.check_batch_size('linear_eval.batch_size', protocol.batch_size, run.mesh)
+    if protocol.batch_size > (1 - HELD_OUT_FRACTION) * train.num_examples:
+        raise ConfigError(
+            f'linear_eval.batch_size={settings.batch_size}: is {protocol.batch_size} in the '
+            f'protocol, but the probe has {train.num_examples} training examples, of which a fifth '
+            'may be held out; give fewer'
+        )
+    return dataclasses.replace(protocol, view=view)
+
+
+def _published(run: Run, state: TrainState, train: Split, test: Split) -> dict[str, Any]:
+    from simclr_jax.data import pipeline  # imports TensorFlow
+
+    config, protocol = run.config, check_protocol(run, train.source)
+
+    def batches(examples, total_steps):
+        return pipeline.train_batches(
+            subset(train.source, examples),
+            (protocol.view,),
+            seed=config.seed,
+            batch_size=protocol.batch_size,
+            image_size=config.data.image_size,
+            start_step=0,
+            total_steps=total_steps,
+            rows=parallel.local_rows(protocol.batch_size, run.mesh),
+            workers=config.data.workers,
+            drop_remainder=False,  # as every original reads them
+        )
+
+    trainer = LinearTrainer(
+        run.method.representation(),
+        state.all_variables(),
+        protocol,
+        run.mesh,
+        train.source.num_classes,
+        mean=config.data.mean,
+        std=config.data.std,
+        seed=config.seed,
+    )
+    return published_linear_eval(
+        trainer,
+        batches,
+        train.features.values['encoder'],
+        train.features.labels,
+        test.features.values['encoder'],
+        test.features.labels,
+    )

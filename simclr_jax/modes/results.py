@@ -1,0 +1,76 @@
+"""`result.json`: what the training took, and each probe's figures beside what they are of.
+
+{"pretrain": {"seconds": ..., "steps": ..., ...},
+ "knn": {"encoder": {"all": {"mean": 0.98, "std": 0.0}, ...}, "untrained": ..., "raw_pixels": ...,
+         "step": 900, "data": {"name": "digits", "test_split": "test", ...}, "settings": {...}}}
+"""
+
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+from simclr_jax import files, parallel
+from simclr_jax.config import PROBES
+from simclr_jax.report.html import format_table
+
+_NAME = 'result.json'
+_ABOUT = ('step', 'data', 'settings')  # of a probe's entry; the rest are names of features
+
+Entry = dict[str, Any]
+
+
+def read(workdir: str | os.PathLike) -> dict[str, Any]:
+    """Returns what `result.json` holds; nothing where there is none."""
+    path = epath.Path(workdir) / _NAME
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(workdir: str | os.PathLike, name: str, entry: Entry) -> None:
+    """Replaces one entry, in one move; what other processes have written meanwhile stays."""
+    if parallel.is_main_process():
+        result = read(workdir) | {name: entry}
+        files.write_text(epath.Path(workdir) / _NAME, json.dumps(result, indent=1) + '\n')
+
+
+def figures(entry: Entry) -> dict[str, Any]:
+    """Returns the accuracies of a probe's entry, by the name of the feature."""
+    return {name: value for name, value in entry.items() if name not in _ABOUT}
+
+
+def subject(entry: Entry) -> str:
+    """Says what the figures of a probe are of: the data, the pictures and the step."""
+    if 'data' not in entry:
+        return 'from an earlier version, which did not say of which step and data'
+    data = entry['data']
+    text = (
+        f'{data["test_pictures"]:,} pictures of {data["name"]} ({data["test_split"]}), the probe '
+        f'trained on {data["train_pictures"]:,} ({data["train_split"]}), step {entry["step"]:,}'
+    )
+    if layer := entry['settings'].get('eval_layer'):
+        text += f', layer {layer} of the head'
+    if data['pretrained_on']:
+        text += (
+            f'; {data["pretrained_on"]:,} of the test pictures were pretrained on, without labels'
+        )
+    return text
+
+
+def by_subject(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns `{subject: {row: figures}}`: one table for each thing that was evaluated."""
+    tables = {}
+    for probe in (name for name in PROBES if name in result):
+        entry = result[probe]
+        protocol = entry.get('settings', {}).get('protocol', 'fast')
+        row = PROBES[probe] if protocol == 'fast' else f'{PROBES[probe]}, {protocol}'
+        tables.setdefault(subject(entry), {})[row] = figures(entry)
+    return tables
+
+
+def format_results(result: dict[str, Any]) -> str:
+    """Returns the accuracies as text, each table below what it is of."""
+    return '\n\n'.join(
+        f'Accuracy in percent on {about}\n\n{format_table(table)}'
+        for about, table in by_subject(result).items()
+    )
