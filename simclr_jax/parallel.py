@@ -16,6 +16,8 @@ from simclr_jax.config import ConfigError
 
 DATA_AXIS = 'data'
 
+Tree = Any  # a pytree of arrays
+
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh over `devices`, by default every device of every process.
@@ -73,13 +75,32 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     }
 
 
-def to_host(tree: Any) -> Any:
+def to_host(tree: Tree) -> Tree:
     """Returns the global arrays of `tree` whole, as NumPy arrays, in every process."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def own_copy(tree: Tree) -> Tree:
+    """Returns replicated arrays as what one process can write down without the others.
+
+    Where it is one of several, this is a copy in NumPy arrays; where it is alone, `tree` itself.
+    """
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(lambda array: np.array(array.addressable_data(0)), tree)
+
+
+def everywhere(ok: bool) -> bool:
+    """Returns, in every process, whether `ok` holds in all of them; each has to call it."""
+    if jax.process_count() == 1:
+        return ok
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array([ok]), tiled=True).all())
 
 
 def from_main_process(numbers: list[int]) -> list[int]:

@@ -6,6 +6,7 @@ cut short by a kill is not taken for damage.
 """
 
 import errno
+import functools
 import logging
 import os
 import pathlib
@@ -25,6 +26,7 @@ from simclr_jax.workdir import checksums
 Tree = Any  # a pytree of arrays
 
 _MAX_FAILURES = 3  # saves in a row
+_GOES_ON = 'the run goes on and tries again at the next checkpoint'
 
 
 def checkpoint_path(workdir: str) -> str:
@@ -41,14 +43,15 @@ class Checkpoints:
         self._path = epath.Path(checkpoint_path(workdir))
         self._keep = keep
         # Items are saved under names; CheckpointManager's name for an only one is 'default'.
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        options = _alone()
+        handler = ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(multiprocessing_options=options)
+        )
+        self._checkpointer = ocp.AsyncCheckpointer(handler, multiprocessing_options=options)
         self._executor = ThreadPoolExecutor(1)
-        self._saving: tuple[int, Future] | None = None
+        self._saving: tuple[int, Future | None] | None = None
         self._failures = 0
-        # Orbax logs the traceback of a failed save, which _failed() tells in a line, and leaves
-        # writes behind whose errors asyncio logs later.
-        for name in ('absl', 'asyncio'):
-            logging.getLogger(name).addFilter(_is_not_of_a_save)
+        _silence_orbax()
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest whole checkpoint; None where nothing was saved yet.
@@ -58,12 +61,22 @@ class Checkpoints:
         unfinished.
 
         Raises:
-          RunError: checkpoints are there, but none is whole.
+          RunError: checkpoints are there, but none is whole, or they cannot be read.
         """
-        step, problems = -1, []
+        step, problems, unreadable = -1, [], None
         if parallel.is_main_process():
-            step, problems = self._newest_whole()
-        step, damaged = parallel.from_main_process([-1 if step is None else step, len(problems)])
+            try:
+                step, problems = self._newest_whole()
+            except OSError as error:
+                unreadable = error
+        numbers = [-1 if step is None else step, len(problems), int(unreadable is not None)]
+        step, damaged, failed = parallel.from_main_process(numbers)
+        if failed:
+            reason = f': {unreadable}' if unreadable else '; the first process says why'
+            raise RunError(
+                f'{self._path}: cannot be read{reason}. Nothing was changed; mend that and give '
+                'the same command again'
+            ) from unreadable
         if step >= 0:
             return step
         if damaged:
@@ -92,6 +105,8 @@ class Checkpoints:
     def save(self, step: int, state: Tree, first: Callable[[], None] = lambda: None) -> None:
         """Starts saving; returns when the state may be donated, and writes in the background.
 
+        The first process writes, since every process holds the whole state. All of them call this
+        at the same steps and learn how it went: a save that fails in one process has failed in all.
         A save that fails, now or in the background, is a warning; the next call tries again.
 
         Args:
@@ -103,21 +118,33 @@ class Checkpoints:
           RunError: the third save in a row failed.
         """
         self._settle()
-        try:
-            first()
+        if self._agreed(step, first) and self._agreed(step, lambda: self._begin(step, state)):
+            future = None
             if parallel.is_main_process():
-                self._remove_unfinished()
-                self._path.mkdir(parents=True, exist_ok=True)
-                self._marker(step).touch()
-            self._checkpointer.save(
-                self._path / str(step),
-                ocp.args.Composite(default=ocp.args.StandardSave(state)),
-                force=True,  # what has this name is damaged: latest_step() went past it
-            )
+                future = self._executor.submit(self._finish, step)
+            self._saving = step, future
+
+    def _agreed(self, step: int, work: Callable[[], None]) -> bool:
+        """Does `work` in every process; returns whether it went well in all of them."""
+        problem = None
+        try:
+            work()
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            self._failed(step, error)
-        else:
-            self._saving = step, self._executor.submit(self._finish, step)
+            problem = error
+            _warn(f'{self._failure(step, error)}; {_GOES_ON}')
+        return self._count(step, problem)
+
+    def _begin(self, step: int, state: Tree) -> None:
+        if not parallel.is_main_process():
+            return
+        self._remove_unfinished()
+        self._path.mkdir(parents=True, exist_ok=True)
+        self._marker(step).touch()
+        self._checkpointer.save(
+            self._path / str(step),
+            ocp.args.Composite(default=ocp.args.StandardSave(parallel.own_copy(state))),
+            force=True,  # what has this name is damaged: latest_step() went past it
+        )
 
     def wait(self) -> bool:
         """Waits for the save under way; returns whether the last one is on disk."""
@@ -142,8 +169,10 @@ class Checkpoints:
         return self._checkpointer.restore(self._path / str(step), items)['default']
 
     def close(self) -> None:
-        """Waits for the save under way."""
-        self._settle()
+        """Waits for the save under way, in this process alone: the others may be gone."""
+        if self._saving and self._saving[1]:
+            self._saving[1].exception()  # _finish has said what it is
+        self._saving = None
         self._executor.shutdown()
         self._checkpointer.close()
 
@@ -157,38 +186,48 @@ class Checkpoints:
 
     def _finish(self, step: int) -> None:
         """Runs in the background: waits for the files, seals them, removes what is too old."""
-        self._checkpointer.wait_until_finished()
-        if not parallel.is_main_process():
-            return
-        checksums.write(self._path / str(step))
-        self._marker(step).unlink()
-        steps = sorted(self._steps())
-        # Later ones are damaged: the run has gone back to before them.
-        keep = [other for other in steps if other <= step][-self._keep :]
-        for other in steps:
-            if other not in keep:
-                _remove(self._path / str(other))
+        try:
+            self._checkpointer.wait_until_finished()
+            checksums.write(self._path / str(step))
+            self._marker(step).unlink()
+            steps = sorted(self._steps())
+            # Later ones are damaged: the run has gone back to before them.
+            keep = [other for other in steps if other <= step][-self._keep :]
+            for other in steps:
+                if other not in keep:
+                    _remove(self._path / str(other))
+        except Exception as error:  # said now: the next save may be an hour away
+            _warn(f'{self._failure(step, error)}; {_GOES_ON}')
+            raise
 
     def _settle(self) -> None:
         """Waits for the save under way."""
         if self._saving is None:
             return
         (step, future), self._saving = self._saving, None
-        try:
-            future.result()
+        if self._count(step, future.exception() if future else None):
             self._failures = 0
-        except Exception as error:
-            self._failed(step, error)
 
-    def _failed(self, step: int, error: Exception) -> None:
+    def _count(self, step: int, problem: BaseException | None) -> bool:
+        """Returns whether no process has a problem; counts the failure where one has.
+
+        Raises:
+          RunError: it was the third in a row.
+        """
+        if parallel.everywhere(problem is None):
+            return True
         self._failures += 1
-        text = f'saving step {step} in {self._path} failed: {_reason(error)}'
         if self._failures >= _MAX_FAILURES:
+            text = f'saving step {step} in {self._path} failed in another process, which says why'
             raise RunError(
-                f'{text}. That was the third time in a row; make room or mend the permissions and '
-                'give the same command again: what was saved before is whole'
-            ) from error
-        _warn(f'{text}; the run goes on and tries again at the next checkpoint')
+                f'{self._failure(step, problem) if problem else text}. That was the third time in '
+                'a row; make room or mend the permissions and give the same command again: what '
+                'was saved before is whole'
+            ) from problem
+        return False
+
+    def _failure(self, step: int, error: BaseException) -> str:
+        return f'saving step {step} in {self._path} failed: {_reason(error)}'
 
     def _remove_unfinished(self) -> None:
         """Makes room: removes what killed and failed saves left behind."""
@@ -212,7 +251,7 @@ def _remove(folder: epath.Path) -> None:
     folder.rmtree()
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What the file system said, where it did: TensorStore puts a page around it."""
     text = ' '.join(str(error).split())
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
@@ -220,10 +259,37 @@ def _reason(error: Exception) -> str:
     return said[0] if said else f'{type(error).__name__}: {text[:300]}'
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """What keeps Orbax from waiting for other processes, which may have failed."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'process{me}'
+    )
+
+
+@functools.cache
+def _silence_orbax() -> None:
+    """A save that fails is told in a line: keeps hundreds of lines of tracebacks from around it.
+
+    Orbax logs the failure itself, asyncio that nobody waited for some writes, and TensorStore's
+    threads come back to an event loop that is closed by then, once a write.
+    """
+    for name in ('absl', 'asyncio'):
+        logging.getLogger(name).addFilter(_is_not_of_a_save)
+    previous = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            previous(unraisable)
+
+    sys.unraisablehook = hook
+
+
 def _is_not_of_a_save(record: logging.LogRecord) -> bool:
-    message = record.getMessage()
-    asyncios = 'exception was never retrieved' in message and 'async_serialize' in message
-    return not asyncios and 'Handler Commit operations' not in message
+    from_orbax = '/orbax/' in record.pathname and record.levelno >= logging.ERROR
+    return not from_orbax and 'exception was never retrieved' not in record.getMessage()
 
 
 def _warn(text: str) -> None:

@@ -4,6 +4,7 @@
 line: it is the checksum of the lines before it, since the list may be damaged too.
 """
 
+import errno
 import hashlib
 
 from etils import epath
@@ -21,11 +22,16 @@ def write(folder: epath.Path) -> None:
 
 
 def damage(folder: epath.Path) -> list[str]:
-    """Returns what is wrong with the folder, a file each; nothing where it is whole."""
+    """Returns what is wrong with the folder, a file each; nothing where it is whole.
+
+    Raises:
+      OSError: a file may be whole, but cannot be read: permissions, or a mount that is gone.
+    """
     listing = folder / NAME
-    if not listing.exists():
-        return [f'{listing}: is missing']
-    text = listing.read_bytes().decode(errors='replace')
+    try:
+        text = listing.read_bytes().decode(errors='replace')
+    except OSError as error:
+        return [f'{listing}: {_broken(error)}']
     lines = text.splitlines(keepends=True)
     if not lines or _sealed(''.join(lines[:-1])) != text:
         return [f'{listing}: is damaged']
@@ -33,11 +39,20 @@ def damage(folder: epath.Path) -> list[str]:
     for line in lines[:-1]:
         want, _, name = line.rstrip('\n').partition('  ')
         path = folder / name
-        if not path.exists():
-            problems.append(f'{path}: is missing')
-        elif _hash(path) != want:
-            problems.append(f'{path}: is damaged')
+        try:
+            if _hash(path) != want:
+                problems.append(f'{path}: is damaged')
+        except OSError as error:
+            problems.append(f'{path}: {_broken(error)}')
     return problems
+
+
+def _broken(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return 'is missing'
+    if error.errno in (errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP):
+        return f'is damaged ({error.strerror})'
+    raise error
 
 
 def _sealed(text: str) -> str:

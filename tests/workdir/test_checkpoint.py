@@ -1,9 +1,15 @@
 """Checkpoints that were damaged, cut short or could not be written."""
 
+import errno
+import os
 import pathlib
 import resource
 import shutil
+import socket
 import subprocess
+import sys
+import textwrap
+import time
 
 import jax
 import numpy as np
@@ -14,6 +20,9 @@ from simclr_jax import parallel
 from simclr_jax.config import RunError
 from simclr_jax.workdir import checksums
 from simclr_jax.workdir.checkpoint import Checkpoints, abstract_like
+
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def tree(value: float) -> dict:
@@ -87,7 +96,12 @@ def flip(path: pathlib.Path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize('harm', [cut, empty, pathlib.Path.unlink, flip])
+def make_a_folder(path: pathlib.Path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize('harm', [cut, empty, pathlib.Path.unlink, flip, make_a_folder])
 def test_harm_to_any_file_is_named_and_the_one_before_is_used(two, tmp_path, capsys, harm):
     found = sorted(p for p in (two / 'checkpoints/20').rglob('*') if p.is_file())
     assert len(found) >= 10
@@ -102,6 +116,30 @@ def test_harm_to_any_file_is_named_and_the_one_before_is_used(two, tmp_path, cap
         assert f'checkpoint 20 is not used: {victim}: is ' in errors
         assert restored(checkpoints) == 10
         checkpoints.close()
+
+
+def test_a_file_that_the_disk_does_not_give_back_is_damage(two, capsys, monkeypatch):
+    hashed = checksums._hash
+
+    def fail(path):
+        if '/20/' in str(path) and path.name == '_METADATA':
+            raise OSError(errno.EIO, 'Input/output error', str(path))
+        return hashed(path)
+
+    monkeypatch.setattr(checksums, '_hash', fail)
+    checkpoints = Checkpoints(str(two), 3)
+    assert checkpoints.latest_step() == 10
+    assert '_METADATA: is damaged (Input/output error)' in capsys.readouterr().err
+
+
+def test_a_file_that_may_not_be_read_stops_the_run_in_a_line(two, monkeypatch):
+    def forbidden(path):
+        raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+
+    monkeypatch.setattr(checksums, '_hash', forbidden)
+    words = r"cannot be read: .*Permission denied: '.*/20/.*Nothing was changed"
+    with pytest.raises(RunError, match=words):
+        Checkpoints(str(two), 3).latest_step()
 
 
 def test_a_damaged_one_is_replaced_when_the_run_gets_there_again(two, tmp_path):
@@ -172,3 +210,112 @@ def test_what_has_to_be_on_disk_first_fails_the_save(tmp_path, capsys):
     checkpoints.save(10, tree(10), first)
     assert not checkpoints.wait() and checkpoints.latest_step() is None
     assert 'No space left on device' in capsys.readouterr().err
+
+
+def test_a_background_save_that_fails_is_told_when_it_fails(tmp_path, capsys, monkeypatch):
+    def full(folder):
+        raise OSError(errno.ENOSPC, 'No space left on device', str(folder))
+
+    checkpoints = Checkpoints(str(tmp_path), 3)
+    monkeypatch.setattr(checksums, 'write', full)
+    checkpoints.save(10, tree(10))  # and nothing after it: no wait(), no next save()
+    deadline, said = time.monotonic() + 30, ''
+    while 'saving step 10' not in said:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        said += capsys.readouterr().err
+    assert 'No space left on device; the run goes on' in said
+    assert not checkpoints.wait() and 'warning' not in capsys.readouterr().err  # said once
+    checkpoints.close()
+
+
+def test_what_orbax_and_asyncio_say_of_a_failed_save_is_kept_to_a_line(tmp_path):
+    script = """
+    import resource, sys
+    import numpy as np
+    from simclr_jax.workdir.checkpoint import Checkpoints
+
+    random = np.random.default_rng(0).standard_normal
+    checkpoints = Checkpoints(sys.argv[1], 3)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    checkpoints.save(20, {f'a{i}': random(10_000) for i in range(40)})
+    assert not checkpoints.wait()
+    checkpoints.close()
+    """
+    done = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(script), str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    [line] = [line for line in done.stderr.splitlines() if 'libtpu' not in line]
+    assert line.startswith('warning: saving step 20') and 'File too large' in line
+
+
+@pytest.mark.slow
+def test_a_save_that_fails_in_one_of_two_processes_has_failed_in_both(tmp_path):
+    script = """
+    import sys
+    import jax, numpy as np
+
+    jax.config.update('jax_num_cpu_devices', 2)
+    jax.distributed.initialize('127.0.0.1:' + sys.argv[1], 2, int(sys.argv[2]))
+    from simclr_jax import parallel
+    from simclr_jax.config import RunError
+    from simclr_jax.workdir import checksums
+    from simclr_jax.workdir.checkpoint import Checkpoints, abstract_like
+
+    me, everywhere = jax.process_index(), parallel.replicated(parallel.make_mesh())
+    make = jax.jit(lambda v: {'a': np.ones(1000) * v, 'b': {'c': np.ones((3, 5))}}, out_shardings=everywhere)
+    checkpoints = Checkpoints(sys.argv[3], 3)
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    checkpoints.save(10, make(10.0))
+    assert checkpoints.wait()
+    checkpoints.save(20, make(20.0), full if me == 0 else lambda: None)
+    assert not checkpoints.wait()
+    checkpoints.save(30, make(30.0), full if me == 1 else lambda: None)
+    assert not checkpoints.wait()
+    checkpoints.save(40, make(40.0))  # tried again
+    assert checkpoints.wait() and checkpoints.latest_step() == 40
+    like = abstract_like(make(0.0), everywhere)
+    assert float(checkpoints.restore(40, like)['a'].addressable_data(0)[0]) == 40
+    write, checksums.write = checksums.write, full  # in the background
+    checkpoints.save(50, make(50.0))
+    assert not checkpoints.wait()
+    checksums.write = write
+    checkpoints.save_and_wait(60, make(60.0))
+    assert checkpoints.latest_step() == 60
+    try:
+        checkpoints.save_and_wait(70, make(70.0), full if me == 1 else lambda: None)
+    except RunError as error:
+        print(error)
+    checkpoints.close()
+    """
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, '-c', textwrap.dedent(script), port]
+    processes = [
+        subprocess.Popen(
+            [*command, str(i), str(tmp_path)],
+            cwd=ROOT,
+            env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert 'step 20' in outputs[0] and 'step 20' not in outputs[1]
+    assert 'step 30' in outputs[1] and 'step 50' in outputs[0]
+    assert 'failed in another process, which says why. That was the third time' in outputs[0]
+    assert 'No space left on device. That was the third time in a row' in outputs[1]
+    assert names(tmp_path) == ['10', '40', '60']
+    assert restored(Checkpoints(str(tmp_path), 3)) == 60  # by one process, on eight devices
