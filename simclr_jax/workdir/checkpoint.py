@@ -5,6 +5,7 @@ its files, written last. The empty file `<step>.saving` stands beside it until t
 cut short by a kill is not taken for damage.
 """
 
+import contextlib
 import errno
 import functools
 import logging
@@ -235,7 +236,8 @@ class Checkpoints:
         for path in paths:
             unfinished = path.name.isdigit() and not (path / checksums.NAME).exists()
             if unfinished or '.orbax-checkpoint-tmp' in path.name:
-                _remove(path)
+                with contextlib.suppress(OSError):  # a failed save may still be writing there
+                    _remove(path)
         for path in paths:
             if path.name.endswith('.saving'):
                 path.unlink()

@@ -1,6 +1,7 @@
 """Checkpoints that were damaged, cut short or could not be written."""
 
 import errno
+import gc
 import os
 import pathlib
 import resource
@@ -20,7 +21,6 @@ from simclr_jax import parallel
 from simclr_jax.config import RunError
 from simclr_jax.workdir import checksums
 from simclr_jax.workdir.checkpoint import Checkpoints, abstract_like
-
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -197,6 +197,8 @@ def test_failed_saves_are_warnings_until_the_third_in_a_row(tmp_path, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert restored(checkpoints) == 40
+    checkpoints.close()
+    gc.collect()  # here, where the warning is expected
     warnings = capsys.readouterr().err
     assert 'saving step 20' in warnings and 'File too large' in warnings
 
@@ -268,7 +270,8 @@ def test_a_save_that_fails_in_one_of_two_processes_has_failed_in_both(tmp_path):
     from simclr_jax.workdir.checkpoint import Checkpoints, abstract_like
 
     me, everywhere = jax.process_index(), parallel.replicated(parallel.make_mesh())
-    make = jax.jit(lambda v: {'a': np.ones(1000) * v, 'b': {'c': np.ones((3, 5))}}, out_shardings=everywhere)
+    tree = lambda v: {'a': np.ones(1000) * v, 'b': {'c': np.ones((3, 5))}}
+    make = jax.jit(tree, out_shardings=everywhere)
     checkpoints = Checkpoints(sys.argv[3], 3)
 
     def full(*_):
