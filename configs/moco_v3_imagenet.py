@@ -35,6 +35,8 @@ def get_config(preset='r50_100'):
     config.data.dataset = 'imagenet2012'
     config.data.image_size = 224
     config.data.eval_crop = 0.875
+    config.data.eval_interpolation = 'bilinear'
+    config.data.eval_antialias = True
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)
     set_views(config, *VIEW_PRESETS['moco_v3'])

@@ -24,6 +24,8 @@ def get_config():
     config.epochs = 800.0
     config.data.dataset = 'imagenette/160px-v2'
     config.data.image_size = 128
+    config.data.eval_interpolation = 'bilinear'
+    config.data.eval_antialias = True
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)
     simclr, _ = VIEW_PRESETS['simclr']

@@ -55,6 +55,9 @@ def default() -> ConfigDict:
     config.data.drop_remainder = True
     config.data.image_size = 32  # pixels, height and width of a view
     config.data.eval_crop = 1.0  # share of the shorter side in the centre that evaluation sees
+    # How evaluation makes pictures smaller; 'bilinear' with antialiasing is torchvision's Resize.
+    config.data.eval_interpolation = 'bicubic'  # or 'bilinear'
+    config.data.eval_antialias = False  # averages over all pixels of what is made smaller
     config.data.mean = (0.0,)  # subtracted from pixels in [0, 1]; one number, or one a channel
     config.data.std = (1.0,)  # divides them
     config.data.workers = 0  # parallel calls of the input pipeline; 0 leaves it to tf.data

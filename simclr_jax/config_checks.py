@@ -29,6 +29,7 @@ _CHOICES = {
     'model.remat': ('none', 'blocks', 'full'),
     'simclr.loss_impl': ('auto', 'dense', 'tiled'),
     'data.cache': ('none', 'device'),
+    'data.eval_interpolation': ('bicubic', 'bilinear'),
     'augment.backend': ('tf', 'jax'),
     'augment.dtype': ('float32', 'bfloat16'),
     'model.norm_scope': ('global', 'groups', 'device'),

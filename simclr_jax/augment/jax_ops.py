@@ -62,14 +62,14 @@ def crop_and_resize(
 ) -> jax.Array:
     """Resizes a box of each image for each view, to float32 `[n, view, size, size, c]`.
 
-    Equals `tf.image.resize` of each box (half-pixel centres, no antialiasing). The scale of the
-    images is kept: [0, 255], to which bicubic values are clipped.
+    Equals `tf.image.resize` of each box (half-pixel centres), with or without antialiasing, as the
+    recipe says. The scale of the images is kept: [0, 255], to which bicubic values are clipped.
 
     Args:
       images: `[n, H, W, c]`, each picture in the upper left.
       sizes: `[n, 2]` float32, the picture's true height and width.
       boxes: `[n, 4]` (y, x, height, width) for each view.
-      recipes: of the views: the interpolation, and whether boxes lie between pixels.
+      recipes: of the views: interpolation, antialiasing, and whether boxes lie between pixels.
       size: of the views, in pixels.
       dtype: of the factors of the two matrix products; uint8 pixels are exact in either.
     """
@@ -82,8 +82,9 @@ def crop_and_resize(
             inside = recipe.crop_sampler == 'continuous'
             low, high = (0 * start, sizes[:, axis]) if inside else (start, start + extent)
             source = images.shape[1 + axis]
+            window = start, extent, low, high
             made.append(
-                _resize_weights(start, extent, low, high, source, size, recipe.interpolation)
+                _resize_weights(*window, source, size, recipe.interpolation, recipe.antialias)
             )
         return jnp.stack(made, axis=1)
 
@@ -93,7 +94,7 @@ def crop_and_resize(
     return jnp.where(bicubic[None, :, None, None, None], clipped, resized)
 
 
-def _resize_weights(start, extent, low, high, source, size, interpolation):
+def _resize_weights(start, extent, low, high, source, size, interpolation, antialias):
     """Weights `[n, size, source]` that resample `[start, start + extent)` to `size` pixels.
 
     Only pixels in `[low, high)` count, as if they had been cut out first.
@@ -101,11 +102,13 @@ def _resize_weights(start, extent, low, high, source, size, interpolation):
     centre = (jnp.arange(size) + 0.5)[None] * (extent / size)[:, None] - 0.5
     whole = jnp.floor(centre)
     fraction = centre - whole
-    if interpolation == 'bicubic':
+    if interpolation == 'bicubic' and not antialias:
         fraction = jnp.round(fraction * 1024) / 1024  # TensorFlow's table has 1024 steps
     pixel = jnp.arange(source, dtype=jnp.float32)[None]
     relative = pixel - start[:, None]
     distance = jnp.abs(relative[:, None, :] - (whole + fraction)[:, :, None])
+    if antialias:  # the kernel is as wide as the pixels that become one
+        distance /= jnp.maximum(extent / size, 1.0)[:, None, None]
     if interpolation == 'bicubic':  # Keys (1981), a = -1/2
         near = (1.5 * distance - 2.5) * distance * distance + 1
         far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
@@ -140,13 +143,16 @@ def distort(
         images = _select(parameters['flip'], flip(images), images)
     if recipe.rotation > 0:
         images = rotate(images, parameters['rotation'])
+    grays = images.shape[-1] == 3 and recipe.grayscale_probability > 0
+    if grays and recipe.grayscale_first:
+        images = _select(parameters['grayscale'], to_grayscale(images), images)
     if recipe.jitter_probability > 0:
         images = _jitter(images, recipe, parameters)
-    if images.shape[-1] == 3 and recipe.grayscale_probability > 0:
+    if grays and not recipe.grayscale_first:
         images = _select(parameters['grayscale'], to_grayscale(images), images)
     kernel = kernel_size(recipe, images.shape[1])
     if kernel > 1 and recipe.blur_probability > 0:
-        blurred = gaussian_blur(images, parameters['sigma'], kernel, dtype)
+        blurred = gaussian_blur(images, parameters['sigma'], kernel, dtype, recipe.blur_edges)
         images = _select(parameters['blur'], blurred, images)
     if recipe.solarize_probability > 0:
         inverted = solarize(images, recipe.solarize_threshold)
@@ -160,8 +166,8 @@ def _jitter(images, recipe, parameters):
         'brightness': lambda images, factor: adjust_brightness(
             images, factor, recipe.brightness_mode
         ),
-        'contrast': adjust_contrast,
-        'saturation': adjust_saturation,
+        'contrast': lambda images, factor: adjust_contrast(images, factor, recipe.colour_mode),
+        'saturation': lambda images, factor: adjust_saturation(images, factor, recipe.colour_mode),
         'hue': adjust_hue,
     }
     names = JITTER if images.shape[-1] == 3 else ('brightness', 'contrast')
@@ -213,14 +219,26 @@ def adjust_brightness(images: jax.Array, factor: jax.Array, mode: str) -> jax.Ar
     return images * factor if mode == 'multiplicative' else images + factor
 
 
-def adjust_contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Scales the distance to the channel's mean by factor `[n]`; as `tf.image.adjust_contrast`."""
-    mean = images.mean(axis=(1, 2), keepdims=True)
+def adjust_contrast(images: jax.Array, factor: jax.Array, mode: str = 'tensorflow') -> jax.Array:
+    """Scales the distance to a mean by factor `[n]`.
+
+    The mean is each channel's ('tensorflow', as `tf.image.adjust_contrast`) or that of the luma
+    ('blend', as PIL's `ImageEnhance.Contrast`).
+    """
+    means = luma(images) if mode == 'blend' else images
+    mean = means.mean(axis=(1, 2), keepdims=True)
     return mean + (images - mean) * factor[:, None, None, None]
 
 
-def adjust_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Scales the saturation of HSV by factor `[n]`; as `tf.image.adjust_saturation`."""
+def adjust_saturation(images: jax.Array, factor: jax.Array, mode: str = 'tensorflow') -> jax.Array:
+    """Scales what makes a picture coloured by factor `[n]`.
+
+    That is the saturation of HSV ('tensorflow', as `tf.image.adjust_saturation`) or the distance to
+    the pixel's luma ('blend', as PIL's `ImageEnhance.Color`).
+    """
+    if mode == 'blend':
+        grey = luma(images)
+        return grey + (images - grey) * factor[:, None, None, None]
     # With value and hue fixed, saturation scales the distance to the largest channel, up to 1.
     value, chroma = _value_and_chroma(images)
     factor = jnp.minimum(factor[:, None, None, None], value / jnp.maximum(chroma, 1e-12))
@@ -244,23 +262,35 @@ def adjust_hue(images: jax.Array, delta: jax.Array) -> jax.Array:
     return jnp.stack([value - chroma * jnp.clip(depth, 0.0, 1.0) for depth in below], axis=-1)
 
 
+def luma(images: jax.Array) -> jax.Array:
+    """The brightness `[n, h, w, 1]` of colours, with PIL's weights (ITU-R 601)."""
+    if images.shape[-1] == 1:
+        return images
+    return 0.299 * images[..., :1] + 0.587 * images[..., 1:2] + 0.114 * images[..., 2:]
+
+
 def _value_and_chroma(images):
     value = images.max(axis=-1, keepdims=True)
     return value, value - images.min(axis=-1, keepdims=True)
 
 
 def to_grayscale(images: jax.Array) -> jax.Array:
-    """Luma in all three channels."""
-    luma = 0.2989 * images[..., :1] + 0.587 * images[..., 1:2] + 0.114 * images[..., 2:]
-    return jnp.broadcast_to(luma, images.shape)
+    """Luma in all three channels, with the weights of `tf.image.rgb_to_grayscale`."""
+    grey = 0.2989 * images[..., :1] + 0.587 * images[..., 1:2] + 0.114 * images[..., 2:]
+    return jnp.broadcast_to(grey, images.shape)
 
 
 def gaussian_blur(
-    images: jax.Array, sigma: jax.Array, kernel_size: int, dtype: str = 'float32'
+    images: jax.Array,
+    sigma: jax.Array,
+    kernel_size: int,
+    dtype: str = 'float32',
+    edges: str = 'zeros',
 ) -> jax.Array:
-    """Blurs each image with its sigma `[n]` in pixels; odd `kernel_size`, zeros beyond the edges.
+    """Blurs each image with its sigma `[n]` in pixels; odd `kernel_size`.
 
-    Two products with banded matrices, whose factors are of `dtype`.
+    Beyond the edges lie zeros, or ('extend', as in PIL) the edge's own pixels. Two products with
+    banded matrices, whose factors are of `dtype`.
     """
     precision = (0.5 / jnp.square(sigma))[:, None, None]
     radius = kernel_size // 2
@@ -270,7 +300,11 @@ def gaussian_blur(
     def band(length):
         pixel = jnp.arange(length, dtype=jnp.float32)
         offset = (pixel[:, None] - pixel[None, :])[None]
-        return jnp.exp(-precision * jnp.square(offset)) * (jnp.abs(offset) <= radius) / total
+        weights = jnp.exp(-precision * jnp.square(offset)) * (jnp.abs(offset) <= radius) / total
+        if edges == 'extend':  # what a row lacks lies beyond the edge that it is nearer to
+            edge = jnp.where(pixel < length // 2, 0, length - 1)[:, None] == pixel[None, :]
+            weights += (1 - weights.sum(axis=2, keepdims=True)) * edge[None]
+        return weights
 
     height, width = images.shape[1:3]
     return _separable('nsh,nhwc->nswc', images, band(height), band(width), dtype)

@@ -14,6 +14,8 @@ _CHOICES = {
     'crop_sampler': ('tensorflow', 'byol', 'torchvision', 'continuous'),
     'interpolation': ('bicubic', 'bilinear'),
     'brightness_mode': ('multiplicative', 'additive'),
+    'colour_mode': ('tensorflow', 'blend'),
+    'blur_edges': ('zeros', 'extend'),
 }
 _PROBABILITIES = ('flip', 'jitter', 'grayscale', 'blur', 'solarize')
 _RANGES = {  # field -> the largest value its upper end may have
@@ -37,6 +39,11 @@ class ViewRecipe:
     """The distribution of one view; the defaults are SimCLR's at strength 1 (`tf2/data_util.py`).
 
     Operations run in the order of the fields. Raises `ValueError` for a value out of range.
+
+    Four fields say whose operations they are, TensorFlow's or PIL's, which torchvision's transforms
+    of pictures call: `antialias`, `colour_mode`, `grayscale_first` and `blur_edges`. PIL rounds to
+    whole levels of 255 after each operation, turns the hue in steps of 1/255 and blurs with three
+    boxes instead of a Gaussian; ours does not.
     """
 
     crop_area: tuple[float, float] = (0.08, 1.0)  # share of the image's area, in (0, 1]
@@ -47,7 +54,10 @@ class ViewRecipe:
     # with boxes that start and end between pixels: for images of so few pixels that whole ones
     # leave little choice. It is for data sets of small images of one size.
     crop_sampler: str = 'tensorflow'
-    interpolation: str = 'bicubic'  # or 'bilinear'; never with antialiasing
+    interpolation: str = 'bicubic'  # or 'bilinear'
+    # Whether what is made smaller is averaged over all its pixels, as in PIL; TensorFlow's default
+    # is not.
+    antialias: bool = False
     flip_probability: float = 0.5  # left to right, in [0, 1]
     rotation: float = 0.0  # degrees around the centre, in +- this, black beyond; in [0, 180]
     # Of the four colour operations together, in random order, in [0, 1].
@@ -57,10 +67,15 @@ class ViewRecipe:
     saturation: float = 0.8  # factor in 1 +- this, not below 0
     hue: float = 0.2  # turns of the colour circle, in +- this; in [0, 0.5]
     brightness_mode: str = 'multiplicative'  # SimCLR v2; 'additive' in SimCLR v1 and BYOL
+    # 'tensorflow': contrast scales the distance to each channel's mean, saturation that of HSV.
+    # 'blend' is PIL's: contrast blends with the picture's mean luma, saturation with the luma.
+    colour_mode: str = 'tensorflow'
     grayscale_probability: float = 0.2  # in [0, 1]
+    grayscale_first: bool = False  # before the colour operations, as in MoCo v1
     blur_probability: float = 0.5  # in [0, 1]
     blur_kernel_fraction: float = 0.1  # kernel size as a share of the image's height, in [0, 1]
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels of the resized crop, above 0
+    blur_edges: str = 'zeros'  # beyond the edges lie zeros, or ('extend', PIL) the edge's pixels
     solarize_probability: float = 0.0  # in [0, 1]
     solarize_threshold: float = 0.5  # values at or above it are inverted, in [0, 1]
 
@@ -89,6 +104,9 @@ def kernel_size(recipe: ViewRecipe, image_size: int) -> int:
     return int(image_size * recipe.blur_kernel_fraction) // 2 * 2 + 1
 
 
+# The fields of a recipe whose original uses torchvision's transforms on PIL's pictures.
+PIL = {'antialias': True, 'colour_mode': 'blend', 'blur_edges': 'extend'}
+
 _SIMCLR = ViewRecipe()
 # The CIFAR command of the SimCLR README: `--color_jitter_strength=0.5 --use_blur=False`.
 _SIMCLR_CIFAR = ViewRecipe(
@@ -107,11 +125,14 @@ _BYOL_1 = ViewRecipe(
 _BYOL_2 = dataclasses.replace(_BYOL_1, blur_probability=0.1, solarize_probability=0.2)
 # solo-learn `scripts/pretrain/cifar/augmentations/asymmetric.yaml`; torchvision's crop, bicubic.
 _BYOL_CIFAR_1 = dataclasses.replace(
-    _BYOL_1, crop_sampler='torchvision', brightness_mode='multiplicative', blur_probability=0.0
+    _BYOL_1,
+    crop_sampler='torchvision',
+    brightness_mode='multiplicative',
+    blur_probability=0.0,
+    **PIL,
 )
 _BYOL_CIFAR_2 = dataclasses.replace(_BYOL_CIFAR_1, solarize_probability=0.2)
-# facebookresearch/moco and moco-v3 `main_moco.py`. Not imitated: torchvision's contrast and
-# saturation blend with grey, PIL's resize antialiases, and MoCo v1 makes grey before the jitter.
+# facebookresearch/moco and moco-v3 `main_moco.py`. They flip last, which changes nothing.
 _MOCO_V2 = ViewRecipe(
     crop_area=(0.2, 1.0),
     crop_sampler='torchvision',
@@ -120,8 +141,11 @@ _MOCO_V2 = ViewRecipe(
     contrast=0.4,
     saturation=0.4,
     hue=0.1,
+    **PIL,
 )
-_MOCO_V1 = dataclasses.replace(_MOCO_V2, jitter_probability=1.0, hue=0.4, blur_probability=0.0)
+_MOCO_V1 = dataclasses.replace(
+    _MOCO_V2, jitter_probability=1.0, hue=0.4, grayscale_first=True, blur_probability=0.0
+)
 # The crop of the ResNet-50 recipes; the ViT recipes set `crop_area=(0.08, 1.0)`.
 _MOCO_V3_1 = dataclasses.replace(_MOCO_V2, saturation=0.2, blur_probability=1.0)
 _MOCO_V3_2 = dataclasses.replace(_MOCO_V3_1, blur_probability=0.1, solarize_probability=0.2)

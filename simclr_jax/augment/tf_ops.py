@@ -24,27 +24,28 @@ _BLUR_BLOCK = 64  # rows or columns that are blurred by one product
 
 @_plain
 def crop_and_resize(
-    images: tf.Tensor, boxes: tf.Tensor, size: int, interpolation: str
+    images: tf.Tensor, boxes: tf.Tensor, size: int, interpolation: str, antialias: bool = False
 ) -> tf.Tensor:
     """Resizes boxes `[n, 4]` of images `[n, H, W, c]` to float32 `[n, size, size, c]`.
 
-    Equals `tf.image.resize` of each box (half-pixel centres, no antialiasing); where boxes are
-    float, pixels beyond them count too. The scale is kept, and bicubic values are clipped to it:
-    uint8 is in [0, 255], float in [0, 1].
+    Equals `tf.image.resize` of each box (half-pixel centres), with or without antialiasing; where
+    boxes are float, pixels beyond them count too. The scale is kept, and bicubic values are clipped
+    to it: uint8 is in [0, 255], float in [0, 1].
     """
     top = 255.0 if images.dtype == tf.uint8 else 1.0
     boxes = tf.convert_to_tensor(boxes)
     cut = boxes.dtype.is_integer
     boxes = tf.cast(boxes, tf.float32)
+    how = size, interpolation, cut, antialias
     resized = _separable(
         tf.cast(images, tf.float32),
-        _resize_weights(boxes[:, 0], boxes[:, 2], tf.shape(images)[1], size, interpolation, cut),
-        _resize_weights(boxes[:, 1], boxes[:, 3], tf.shape(images)[2], size, interpolation, cut),
+        _resize_weights(boxes[:, 0], boxes[:, 2], tf.shape(images)[1], *how),
+        _resize_weights(boxes[:, 1], boxes[:, 3], tf.shape(images)[2], *how),
     )
     return tf.clip_by_value(resized, 0.0, top) if interpolation == 'bicubic' else resized
 
 
-def _resize_weights(start, extent, source, size, interpolation, cut):
+def _resize_weights(start, extent, source, size, interpolation, cut, antialias):
     """Weights `[n, size, source]` that resample `[start, start + extent)` to `size` pixels.
 
     With `cut` only the pixels inside count, as if they had been cut out first.
@@ -52,10 +53,12 @@ def _resize_weights(start, extent, source, size, interpolation, cut):
     centre = (tf.range(size, dtype=tf.float32) + 0.5) * (extent / size)[:, None] - 0.5
     whole = tf.floor(centre)
     fraction = centre - whole
-    if interpolation == 'bicubic':
+    if interpolation == 'bicubic' and not antialias:
         fraction = tf.round(fraction * 1024) / 1024  # TensorFlow's table has 1024 steps
     pixel = tf.range(source, dtype=tf.float32) - start[:, None]
     distance = tf.abs(pixel[:, None, :] - (whole + fraction)[:, :, None])
+    if antialias:  # the kernel is as wide as the pixels that become one
+        distance /= tf.maximum(extent / size, 1.0)[:, None, None]
     if interpolation == 'bicubic':  # Keys (1981), a = -1/2
         near = (1.5 * distance - 2.5) * distance * distance + 1
         far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
@@ -83,7 +86,12 @@ def _separable(images, rows, columns):
 
 @_plain
 def decode_crop_and_resize(
-    encoded: tf.Tensor, box: tf.Tensor, size: int, interpolation: str, channels: int
+    encoded: tf.Tensor,
+    box: tf.Tensor,
+    size: int,
+    interpolation: str,
+    channels: int,
+    antialias: bool = False,
 ) -> tf.Tensor:
     """Decodes one image, only inside `box` `[4]` for JPEG; float32 `[size, size, c]` in [0, 1]."""
     window = tf.cond(
@@ -91,21 +99,24 @@ def decode_crop_and_resize(
         lambda: tf.io.decode_and_crop_jpeg(encoded, box, channels),
         lambda: _cut(tf.io.decode_image(encoded, channels, expand_animations=False), box),
     )
-    return _resize(tf.ensure_shape(window, [None, None, channels]), size, interpolation)
+    window = tf.ensure_shape(window, [None, None, channels])
+    return _resize(window, size, interpolation, antialias)
 
 
 @_plain
-def cut_and_resize(image: tf.Tensor, box: tf.Tensor, size: int, interpolation: str) -> tf.Tensor:
+def cut_and_resize(
+    image: tf.Tensor, box: tf.Tensor, size: int, interpolation: str, antialias: bool = False
+) -> tf.Tensor:
     """Resizes `box` `[4]` of one uint8 image `[H, W, c]`; float32 `[size, size, c]` in [0, 1]."""
-    return _resize(_cut(image, box), size, interpolation)
+    return _resize(_cut(image, box), size, interpolation, antialias)
 
 
 def _cut(image, box):
     return image[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
 
 
-def _resize(image, size, interpolation):
-    resized = tf.image.resize(image, [size, size], interpolation)
+def _resize(image, size, interpolation, antialias):
+    resized = tf.image.resize(image, [size, size], interpolation, antialias=antialias)
     return tf.clip_by_value(resized / 255.0, 0.0, 1.0)
 
 
@@ -119,14 +130,17 @@ def distort(images: tf.Tensor, recipe: ViewRecipe, parameters: Parameters) -> tf
     planes = _apply(flip, planes, recipe.flip_probability, parameters['flip'])
     if recipe.rotation > 0:
         planes = rotate(planes, parameters['rotation'])
+    grays = recipe.grayscale_probability if planes.shape[2] == 3 else 0
+    if recipe.grayscale_first:
+        planes = _apply(to_grayscale, planes, grays, parameters['grayscale'])
     if recipe.jitter_probability > 0:
         planes = _jitter(planes, recipe, parameters)
-    if planes.shape[2] == 3:
-        planes = _apply(to_grayscale, planes, recipe.grayscale_probability, parameters['grayscale'])
+    if not recipe.grayscale_first:
+        planes = _apply(to_grayscale, planes, grays, parameters['grayscale'])
     kernel = kernel_size(recipe, planes.shape[1])
     if kernel > 1:
         planes = _apply(
-            lambda chosen, sigma: gaussian_blur(chosen, sigma, kernel),
+            lambda chosen, sigma: gaussian_blur(chosen, sigma, kernel, recipe.blur_edges),
             planes,
             recipe.blur_probability,
             parameters['blur'],
@@ -147,8 +161,8 @@ def _jitter(planes, recipe, parameters):
         'brightness': lambda chosen, factor: adjust_brightness(
             chosen, factor, recipe.brightness_mode
         ),
-        'contrast': adjust_contrast,
-        'saturation': adjust_saturation,
+        'contrast': lambda chosen, factor: adjust_contrast(chosen, factor, recipe.colour_mode),
+        'saturation': lambda chosen, factor: adjust_saturation(chosen, factor, recipe.colour_mode),
         'hue': adjust_hue,
     }
     names = JITTER if planes.shape[2] == 3 else ('brightness', 'contrast')
@@ -225,14 +239,26 @@ def adjust_brightness(planes: tf.Tensor, factor: tf.Tensor, mode: str) -> tf.Ten
     return planes * factor if mode == 'multiplicative' else planes + factor
 
 
-def adjust_contrast(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Scales the distance to the channel's mean by factor `[n]`; as `tf.image.adjust_contrast`."""
-    mean = tf.reduce_mean(planes, axis=[1, 3], keepdims=True)
+def adjust_contrast(planes: tf.Tensor, factor: tf.Tensor, mode: str = 'tensorflow') -> tf.Tensor:
+    """Scales the distance to a mean by factor `[n]`.
+
+    The mean is each channel's ('tensorflow', as `tf.image.adjust_contrast`) or that of the luma
+    ('blend', as PIL's `ImageEnhance.Contrast`).
+    """
+    means = luma(planes) if mode == 'blend' else planes
+    mean = tf.reduce_mean(means, axis=[1, 3], keepdims=True)
     return mean + (planes - mean) * factor[:, None, None, None]
 
 
-def adjust_saturation(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Scales the saturation of HSV by factor `[n]`; as `tf.image.adjust_saturation`."""
+def adjust_saturation(planes: tf.Tensor, factor: tf.Tensor, mode: str = 'tensorflow') -> tf.Tensor:
+    """Scales what makes a picture coloured by factor `[n]`.
+
+    That is the saturation of HSV ('tensorflow', as `tf.image.adjust_saturation`) or the distance to
+    the pixel's luma ('blend', as PIL's `ImageEnhance.Color`).
+    """
+    if mode == 'blend':
+        grey = luma(planes)
+        return grey + (planes - grey) * factor[:, None, None, None]
     # With value and hue fixed, saturation scales the distance to the largest channel, up to 1.
     _, value, chroma = _colours(planes)
     factor = tf.minimum(factor[:, None, None], value / tf.maximum(chroma, 1e-12))
@@ -256,6 +282,14 @@ def adjust_hue(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
     return tf.stack([value - chroma * tf.clip_by_value(depth, 0.0, 1.0) for depth in below], axis=2)
 
 
+def luma(planes: tf.Tensor) -> tf.Tensor:
+    """The brightness `[n, height, 1, width]` of colours, with PIL's weights (ITU-R 601)."""
+    if planes.shape[2] == 1:
+        return planes
+    red, green, blue = tf.unstack(planes, axis=2)
+    return (0.299 * red + 0.587 * green + 0.114 * blue)[:, :, None]
+
+
 def _colours(planes):
     """Red, green and blue, their largest (the value), and the range of the three (the chroma)."""
     red, green, blue = colours = tf.unstack(planes, axis=2)
@@ -269,11 +303,13 @@ def to_grayscale(planes: tf.Tensor) -> tf.Tensor:
     return tf.stack([0.2989 * red + 0.587 * green + 0.114 * blue] * 3, axis=2)
 
 
-def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor, kernel_size: int) -> tf.Tensor:
-    """Blurs each image with its sigma `[n]` in pixels; odd `kernel_size`, zeros beyond the edges.
+def gaussian_blur(
+    planes: tf.Tensor, sigma: tf.Tensor, kernel_size: int, edges: str = 'zeros'
+) -> tf.Tensor:
+    """Blurs each image with its sigma `[n]` in pixels; odd `kernel_size`.
 
-    Products with banded matrices, block by block, so that little of a band is zeros: faster than
-    depthwise convolutions.
+    Beyond the edges lie zeros, or ('extend', as in PIL) the edge's own pixels. Products with banded
+    matrices, block by block, so that little of a band is zeros: faster than depthwise convolutions.
     """
     radius = kernel_size // 2
     offset = tf.range(-radius, radius + 1, dtype=tf.float32)
@@ -288,7 +324,13 @@ def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor, kernel_size: int) -> tf.T
             pixels = slice(max(start - radius, 0), min(stop + radius, length))
             tap = np.arange(length)[pixels] - np.arange(start, stop)[:, None] + radius
             inside = (tap >= 0) & (tap < kernel_size)
-            yield pixels, tf.gather(taps, np.where(inside, tap, kernel_size), axis=1)
+            band = tf.gather(taps, np.where(inside, tap, kernel_size), axis=1)
+            if edges == 'extend':  # what a row lacks lies beyond the edge that it is nearer to
+                row = np.arange(start, stop)[:, None]
+                edge = np.where(row < length // 2, 0, length - 1) == np.arange(length)[pixels]
+                missing = 1 - tf.reduce_sum(band, axis=2, keepdims=True)
+                band += missing * edge.astype(np.float32)
+            yield pixels, band
 
     _, height, channels, width = planes.shape
     rows = tf.reshape(planes, [-1, height, channels * width])

@@ -23,7 +23,6 @@ from simclr_jax.data.sources import Source
 
 _GROUP = 256  # records read at once
 _SHARE = 0.5  # of a device's memory that the data may take
-_CENTRE = ViewRecipe()  # bicubic, whole pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +103,9 @@ def eval_batches(
     source: Source,
     *,
     batch_size: int,
-    image_size: int,
-    crop: float = 1.0,
     rows: np.ndarray | slice | None = None,
     workers: int = 0,
+    **how,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields what `pipeline.eval_batches` does."""
     del workers  # nothing is left to do in parallel
@@ -117,7 +115,7 @@ def eval_batches(
         positions = np.arange(start, start + batch_size)[rows]
         index = np.minimum(positions, source.num_examples - 1)
         yield {
-            'image': read_images(source, index, image_size=image_size, crop=crop)[:, None],
+            'image': read_images(source, index, **how)[:, None],
             'index': index,
             'mask': (positions < source.num_examples).astype(np.float32),
             'label': arrays.labels[index],
@@ -125,22 +123,31 @@ def eval_batches(
 
 
 def read_images(
-    source: Source, indices: np.ndarray, *, image_size: int, crop: float = 1.0
+    source: Source,
+    indices: np.ndarray,
+    *,
+    image_size: int,
+    crop: float = 1.0,
+    interpolation: str = 'bicubic',
+    antialias: bool = False,
 ) -> np.ndarray:
     """Returns what `pipeline.read_images` does."""
     arrays = load(source)
     images, sizes = arrays.images[indices], arrays.sizes[indices]
     if crop == 1 and images.shape[1:3] == (image_size, image_size) and (sizes == image_size).all():
         return images
-    return np.asarray(_central_views(images, sizes, image_size, crop))
+    recipe = ViewRecipe(interpolation=interpolation, antialias=antialias)
+    return np.asarray(_central_views(images, sizes, image_size, crop, recipe))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _central_views(images: jax.Array, sizes: jax.Array, image_size: int, crop: float) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _central_views(
+    images: jax.Array, sizes: jax.Array, image_size: int, crop: float, recipe: ViewRecipe
+) -> jax.Array:
     side = jnp.round(sizes.min(axis=1).astype(jnp.float32) * crop)
     y, x = ((sizes[:, axis] - side) // 2 for axis in (0, 1))
     boxes = jnp.stack([y, x, side, side], axis=1)
     views = jax_ops.crop_and_resize(
-        images, sizes.astype(jnp.float32), [boxes], (_CENTRE,), image_size
+        images, sizes.astype(jnp.float32), [boxes], (recipe,), image_size
     )
     return jnp.round(views[:, 0]).astype(jnp.uint8)

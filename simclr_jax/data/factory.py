@@ -2,6 +2,7 @@
 
 import importlib
 import types
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -19,6 +20,17 @@ def open_split(config: ConfigDict, split: str) -> sources.Source:
         max_bad_fraction=data.max_bad_fraction,
         canvas=data.canvas,
     )
+
+
+def central_view(config: ConfigDict) -> dict[str, Any]:
+    """Returns what evaluation sees of a picture: options of a reader's `eval_batches`."""
+    data = config.data
+    return {
+        'image_size': data.image_size,
+        'crop': data.eval_crop,
+        'interpolation': data.eval_interpolation,
+        'antialias': data.eval_antialias,
+    }
 
 
 def reader(config: ConfigDict) -> types.ModuleType:

@@ -83,7 +83,8 @@ def train_batches(
             boxes = tf_draws.crop_boxes(
                 recipe, drawn, shape, tf.fill(tf.shape(shape), images.shape[2])
             )
-            view = tf_ops.crop_and_resize(images, boxes, image_size, recipe.interpolation) / 255.0
+            how = image_size, recipe.interpolation, recipe.antialias
+            view = tf_ops.crop_and_resize(images, boxes, *how) / 255.0
             made.append(tf_ops.distort(view, recipe, drawn))
         return {'image': _to_uint8(tf.stack(made, axis=1)), **batch}
 
@@ -101,10 +102,12 @@ def train_batches(
             box = tf_draws.crop_boxes(recipe, drawn, height[None], width[None])[0]
             box = tf.cast(box, tf.int32)  # whole pixels, whatever the sampler
             if len(views) > 1:
-                view = tf_ops.cut_and_resize(image, box, image_size, recipe.interpolation)
+                view = tf_ops.cut_and_resize(
+                    image, box, image_size, recipe.interpolation, recipe.antialias
+                )
             else:
                 view = tf_ops.decode_crop_and_resize(
-                    encoded, box, image_size, recipe.interpolation, channels
+                    encoded, box, image_size, recipe.interpolation, channels, recipe.antialias
                 )
             made.append(tf_ops.distort(view[None], recipe, drawn)[0])
         return {'image': _to_uint8(tf.stack(made)), **example}
@@ -212,6 +215,8 @@ def eval_batches(
     batch_size: int,
     image_size: int,
     crop: float = 1.0,
+    interpolation: str = 'bicubic',
+    antialias: bool = False,
     rows: np.ndarray | slice | None = None,
     workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -225,11 +230,15 @@ def eval_batches(
       batch_size: of the global batch.
       image_size: height and width, in pixels.
       crop: side of the central square, as a share of the image's shorter side.
+      interpolation: 'bicubic' or 'bilinear'.
+      antialias: whether what is made smaller is averaged over all its pixels.
       rows: which rows of the global batch to make; all where None.
       workers: parallel calls; 0 lets tf.data choose.
     """
     rows = np.arange(batch_size)[slice(None) if rows is None else rows]
     local = len(rows)
+    how = {'image_size': image_size, 'crop': crop}
+    how |= {'interpolation': interpolation, 'antialias': antialias}
 
     def read(step):
         positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
@@ -243,7 +252,7 @@ def eval_batches(
             tensor.set_shape([local])
         batch = _parse(serialized, source)
         images = tf.map_fn(
-            lambda encoded: _central_view(encoded, image_size, crop, source.image_shape[-1]),
+            lambda encoded: _central_view(encoded, source.image_shape[-1], **how),
             batch.pop('image'),
             fn_output_signature=tf.uint8,
         )
@@ -256,13 +265,14 @@ def eval_batches(
     return _iterate(dataset, workers)
 
 
-def read_images(
-    source: Source, indices: np.ndarray, *, image_size: int, crop: float = 1.0
-) -> np.ndarray:
-    """Returns the central views of a few examples, `[n, image_size, image_size, channel]` uint8."""
+def read_images(source: Source, indices: np.ndarray, **how) -> np.ndarray:
+    """Returns the central views of a few examples, `[n, image_size, image_size, channel]` uint8.
+
+    The other arguments are `eval_batches`'s: `image_size`, `crop`, `interpolation`, `antialias`.
+    """
     encoded = _parse(tf.constant(source.read(indices)), source)['image']
     channels = source.image_shape[-1]
-    return np.stack([_central_view(one, image_size, crop, channels) for one in encoded])
+    return np.stack([_central_view(one, channels, **how) for one in encoded])
 
 
 def read_whole_images(source: Source, indices: np.ndarray) -> list[np.ndarray]:
@@ -272,11 +282,20 @@ def read_whole_images(source: Source, indices: np.ndarray) -> list[np.ndarray]:
     return [tf.io.decode_image(one, channels, expand_animations=False).numpy() for one in encoded]
 
 
-def _central_view(encoded: tf.Tensor, image_size: int, crop: float, channels: int) -> tf.Tensor:
+def _central_view(
+    encoded: tf.Tensor,
+    channels: int,
+    image_size: int,
+    crop: float = 1.0,
+    interpolation: str = 'bicubic',
+    antialias: bool = False,
+) -> tf.Tensor:
     height, width = _encoded_size(encoded)
     side = tf.cast(tf.round(tf.cast(tf.minimum(height, width), tf.float32) * crop), tf.int32)
     box = tf.stack([(height - side) // 2, (width - side) // 2, side, side])
-    return _to_uint8(tf_ops.decode_crop_and_resize(encoded, box, image_size, 'bicubic', channels))
+    return _to_uint8(
+        tf_ops.decode_crop_and_resize(encoded, box, image_size, interpolation, channels, antialias)
+    )
 
 
 def _parse(serialized: tf.Tensor, source: Source) -> dict[str, tf.Tensor]:

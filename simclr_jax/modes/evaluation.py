@@ -10,7 +10,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import parallel
 from simclr_jax.config_loading import check_same_run
 from simclr_jax.data import splits
-from simclr_jax.data.factory import reader
+from simclr_jax.data.factory import central_view, reader
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluate.features import Features, extract_features
 from simclr_jax.modes import results
@@ -131,10 +131,9 @@ def _split(run: Run, state: TrainState, source: Source, baselines: bool) -> Spli
     batches = reader(config).eval_batches(
         source,
         batch_size=config.eval.batch_size,
-        image_size=config.data.image_size,
-        crop=config.data.eval_crop,
         rows=parallel.local_rows(config.eval.batch_size, run.mesh),
         workers=config.data.workers,
+        **central_view(config),
     )
     features = extract_features(
         run.method.representation(),

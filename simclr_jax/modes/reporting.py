@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from simclr_jax import config as config_lib
-from simclr_jax.data.factory import reader
+from simclr_jax.data.factory import central_view, reader
 from simclr_jax.evaluate.knn import nearest_neighbours
 from simclr_jax.evaluate.projection import project_2d
 from simclr_jax.modes import results
