@@ -5,10 +5,10 @@
 Needs CIFAR-10, once: `python -m simclr_jax.data.prepare cifar10`.
 
 Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733, which has no CIFAR-10 run. Views, heads,
-batch, epochs and target decay are solo-learn's (scripts/pretrain/cifar/byol.yaml, 92.58 % linear
-published); its clipped LARS is not ours, so rate, trust coefficient and weight decay are those of
-the original's ResNet-18 recipe for Imagenette (deepmind-research, byol/README.md). No accuracy is
-published for this combination, and it has not been run here yet.
+batch, epochs and target decay are solo-learn's (scripts/pretrain/cifar/byol.yaml, 92.58 % published
+by its online classifier); its clipped LARS is not ours, so rate, trust coefficient and weight decay
+are those of the original's ResNet-18 recipe for Imagenette (deepmind-research, byol/README.md). No
+accuracy is published for this combination, and it has not been run here yet.
 """
 
 from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS
@@ -26,6 +26,7 @@ def get_config():
     config.data.std = (0.2470, 0.2435, 0.2616)
     set_views(config, *VIEW_PRESETS['byol_cifar'])
     config.model.encoder = 'resnet18'
+    config.model.zero_init_last_scale = False
     config.byol.hidden_dim = 4096
     config.byol.output_dim = 256
     config.byol.base_decay = 0.99

@@ -6,8 +6,10 @@ Needs ImageNet: its two archives in the `downloads/manual` folder of the TFDS da
 `python -m simclr_jax.data.prepare imagenet2012`.
 
 Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733. ResNet-50, batch 4096; its README says
-about 8 hours on 512 Cloud TPU v3 for 1,000 epochs. Published linear top-1: 61.5 % (40), 74.4 %
-(1,000 epochs, the default); not run here yet.
+about 8 hours on 512 Cloud TPU v3 for 1,000 epochs. Published linear top-1 for 1,000 epochs (the
+default): 74.3 % in the paper, about 74.4 % for the README's checkpoint. For 40 epochs the authors
+name 61.5 % +- 0.5 (google-deepmind/deepmind-research issue 76). Not run here yet. Each block's last
+scale starts at 1, as in the paper; the published code takes Haiku's 0.
 """
 
 from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS

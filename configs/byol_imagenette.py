@@ -7,8 +7,8 @@ Needs Imagenette, once: `python -m simclr_jax.data.prepare imagenette/160px-v2` 
 Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733, which has no Imagenette run; this is the
 recipe for fast iteration of its repository: ResNet-18 at 128 pixels, 1,000 epochs of batch 256,
 what else there is as for ImageNet. Published there: about 92.3 % for the online classifier, roughly
-4 hours on one V100; not run here yet. The README's command evaluates 128-pixel central crops, which
-are taken here as for ImageNet.
+4 hours on one V100; not run here yet. Evaluation sees the central 128 / (128 + 32) of a picture, as
+the README's recipe has it.
 """
 
 from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS
@@ -23,7 +23,7 @@ def get_config():
     config.data.dataset = 'imagenette/160px-v2'
     config.data.drop_remainder = False
     config.data.image_size = 128
-    config.data.eval_crop = 0.875
+    config.data.eval_crop = 0.8
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)
     set_views(config, *VIEW_PRESETS['byol'])

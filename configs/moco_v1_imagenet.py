@@ -7,8 +7,8 @@ Needs ImageNet: its two archives in the `downloads/manual` folder of the TFDS da
 
 Paper: He et al. 2020, https://arxiv.org/abs/1911.05722. ResNet-50, batch 256 on 8 GPUs; hours
 are known for v2 only (`moco_v2_imagenet.py`). Published linear top-1: 60.8 % +- 0.2; not run here
-yet. Batch statistics are global, where the original shuffles them (`methods/moco.py`); what the
-views do not imitate is listed in `augment/recipe.py`.
+yet. Batch statistics are those of 32 images each, and keys are shuffled before them, as on the
+original's GPUs (`methods/moco.py`). In what the views differ from PIL's is in `augment/recipe.py`.
 """
 
 from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS
@@ -30,11 +30,14 @@ def get_config():
     set_views(config, *VIEW_PRESETS['moco_v1'])
     config.model.encoder = 'resnet50'
     config.model.zero_init_last_scale = False
+    config.model.norm_scope = 'groups'  # of 32 images, as on each of the original's 8 GPUs
+    config.model.norm_group_size = 32
     config.moco.queue_size = 65536
     config.moco.temperature = 0.07
     config.moco.decay = 0.999
     config.moco.num_layers = 1
     config.moco.output_dim = 128
+    config.moco.shuffle = True
     config.optimizer.name = 'sgd'
     config.optimizer.learning_rate = 0.03
     config.optimizer.warmup_epochs = 0.0

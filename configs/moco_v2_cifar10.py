@@ -6,11 +6,12 @@ Needs CIFAR-10, once: `python -m simclr_jax.data.prepare cifar10`.
 
 Paper: Chen et al. 2020, https://arxiv.org/abs/2003.04297, which has no CIFAR-10 run. Rate, weight
 decay, queue, temperature and epochs are those of solo-learn's MoCo v2+
-(scripts/pretrain/cifar/mocov2plus.yaml, 92.94 % linear published). What differs: v2+ takes both
-views as queries (from memory, not read in code), here one is; its moving average rises from 0.99 to
-0.999, here it stays at 0.99, as Lightly's does; heads (as wide as the encoder, then 128) and views
-(without blur) are MoCo v2's; weight decay is on every parameter, as in MoCo v2. No accuracy is
-published for this combination, and it has not been run here yet.
+(scripts/pretrain/cifar/mocov2plus.yaml, 92.94 % published by its online classifier), and so are the
+batch statistics, which are global and not shuffled. What differs: v2+ takes both views as queries
+(from memory, not read in code), here one is; its moving average rises from 0.99 to 0.999, here it
+stays at 0.99, as Lightly's does; heads (as wide as the encoder, then 128) and views (without blur)
+are MoCo v2's; weight decay is on every parameter, as in MoCo v2. No accuracy is published for this
+combination, and it has not been run here yet.
 """
 
 import dataclasses

@@ -8,8 +8,8 @@ Needs ImageNet: its two archives in the `downloads/manual` folder of the TFDS da
 Paper: Chen et al. 2020, https://arxiv.org/abs/2003.04297. ResNet-50, batch 256; 200 epochs (the
 default) took 53 hours on 8 V100s. Published linear top-1: 67.5 % +- 0.1 (200 epochs), 71.1 % (800);
 not run here yet. The original changes the rate once an epoch, here it falls at every step. Batch
-statistics are global, where the original shuffles them (`methods/moco.py`); what the views do not
-imitate is listed in `augment/recipe.py`.
+statistics are those of 32 images each, and keys are shuffled before them, as on the original's GPUs
+(`methods/moco.py`). In what the views differ from PIL's is in `augment/recipe.py`.
 """
 
 from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS
@@ -33,12 +33,15 @@ def get_config(epochs='200'):
     set_views(config, *VIEW_PRESETS['moco_v2'])
     config.model.encoder = 'resnet50'
     config.model.zero_init_last_scale = False
+    config.model.norm_scope = 'groups'  # of 32 images, as on each of the original's 8 GPUs
+    config.model.norm_group_size = 32
     config.moco.queue_size = 65536
     config.moco.temperature = 0.2
     config.moco.decay = 0.999
     config.moco.num_layers = 2
     config.moco.hidden_dim = 2048
     config.moco.output_dim = 128
+    config.moco.shuffle = True
     config.optimizer.name = 'sgd'
     config.optimizer.learning_rate = 0.03
     config.optimizer.warmup_epochs = 0.0

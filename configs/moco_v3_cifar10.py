@@ -6,10 +6,10 @@ Needs CIFAR-10, once: `python -m simclr_jax.data.prepare cifar10`.
 
 Paper: Chen et al. 2021, https://arxiv.org/abs/2104.02057, which pretrains on ImageNet only. Rate,
 weight decay, trust coefficient, temperature, target decay and epochs are solo-learn's
-(scripts/pretrain/cifar/mocov3.yaml, 93.10 % linear published). What differs: its LARS clips the
-adapted rate and ours does not; heads are the original's, 4096 and 256; views are those of its
-asymmetric recipe, which its BYOL has (that its MoCo v3 has them too is from memory, not read in
-code). No accuracy is published for this combination, and it has not been run here yet.
+(scripts/pretrain/cifar/mocov3.yaml, 93.10 % published by its online classifier). What differs: its
+LARS clips the adapted rate and ours does not; heads are the original's, 4096 and 256; views are
+those of its asymmetric recipe, which its BYOL has (that its MoCo v3 has them too is from memory,
+not read in code). No accuracy is published for this combination, and it has not been run here yet.
 """
 
 from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS

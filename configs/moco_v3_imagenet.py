@@ -8,7 +8,8 @@ Needs ImageNet: its two archives in the `downloads/manual` folder of the TFDS da
 Paper: Chen et al. 2021, https://arxiv.org/abs/2104.02057. Batch 4096, on 16 V100s of 32 GB for the
 ResNet-50, 32 for `vit_s` and 64 for `vit_b`; hours are not published. Published linear top-1:
 68.9 % (100 epochs, the default), 72.8 % (300), 74.6 % (1,000); 73.2 % for `vit_s` and 76.7 % for
-`vit_b`; not run here yet. What the views do not imitate is listed in `augment/recipe.py`.
+`vit_b`; not run here yet. The original's arithmetic is half precision where PyTorch deems it safe;
+here it is float32. In what the views differ from PIL's is in `augment/recipe.py`.
 """
 
 import dataclasses

@@ -6,12 +6,18 @@ Needs ImageNet: its two archives in the `downloads/manual` folder of the TFDS da
 `python -m simclr_jax.data.prepare imagenet2012`.
 
 Paper: Chen et al. 2020, https://arxiv.org/abs/2006.10029. 800 epochs of batch 4096 on 128 TPU
-cores; hours are not published. A projection head of three layers, of which evaluation and
-fine-tuning keep the first (`run.py --ft_proj_selector=1`); selective kernels come with ResNet-D.
-Rate and warm-up are the paper's, 0.1 x sqrt(batch) after 5 % of the epochs; the temperature is the
-code's default. The paper's queue of negatives is not in the code, and not here.
+cores; hours are not published. A projection head of three layers; selective kernels come with
+ResNet-D. Rate and warm-up are the paper's, 0.1 x sqrt(batch) after 5 % of the epochs; the
+temperature is the code's default.
 
-Published top-1, linear, and fine-tuned on 1 % and 10 % of the labels; not run here yet:
+Evaluation sees the encoder, the code's default (`--ft_proj_selector=0`) and the paper's choice
+where all labels are used. With few labels, fine-tuning starts from the first layer of the head
+(`--ft_proj_selector=1` in the README's command): `--config.simclr.eval_layer=1` shows it to the
+probes.
+
+Published top-1, linear, and fine-tuned on 1 % and 10 % of the labels; not run here yet. They are of
+the paper's queue of negatives, which is not in its code, and not here: without it the author had
+71.1 instead of 71.7 (google-research/simclr issue 77).
 
     r50_1x      71.7   57.9   68.4     (the default)
     r50_1x_sk   74.6   64.5   72.1
@@ -50,7 +56,7 @@ def get_config(preset='r50_1x'):
     config.simclr.temperature = 0.1
     config.simclr.num_layers = 3
     config.simclr.hidden_dim = 2048 * width
-    config.simclr.eval_layer = 1
+    config.simclr.eval_layer = 0
     config.simclr.loss_scale = 2.0
     config.optimizer.learning_rate = 0.1
     config.optimizer.learning_rate_scaling = 'sqrt'

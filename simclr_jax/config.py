@@ -16,7 +16,7 @@ from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 
 METHODS = ('simclr', 'byol', 'moco', 'moco_v3')
 PROBES = {'linear_eval': 'linear', 'knn': 'k-NN'}  # functions of modes/probes.py: name in tables
-LINEAR_PROTOCOLS = ('fast', 'simclr', 'byol', 'moco_v2', 'moco_v3')
+LINEAR_PROTOCOLS = ('fast', 'simclr', 'simclr_cifar', 'byol', 'moco_v2', 'moco_v3')
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200', 'resnet_tiny')
 VITS = ('vit_s16', 'vit_b16', 'vit_l16')
 ENCODERS = RESNETS + VITS

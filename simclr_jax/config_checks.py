@@ -146,8 +146,10 @@ def validate(config: ConfigDict) -> None:
     for field in ('data.mean', 'data.std'):
         ok = len(fields[field]) in (1, 3) and all(isinstance(x, float) for x in fields[field])
         check(ok, field, 'must hold one number for gray or three for colour images')
-    ok = all(isinstance(x, float) and x > 0 for x in fields['data.std'])
+    ok = all(isinstance(x, float) and 0 < x < math.inf for x in fields['data.std'])
     check(ok, 'data.std', 'must hold numbers above 0')
+    ok = all(isinstance(x, float) and 0 <= x <= 1 for x in fields['data.mean'])
+    check(ok, 'data.mean', 'must hold numbers in [0, 1], as pixels are')
     check(
         fields['optimizer.warmup_epochs'] < fields['epochs'],
         'optimizer.warmup_epochs',

@@ -47,6 +47,13 @@ CIFAR = {
     'model.encoder': 'resnet18',
     'model.stem': 'auto',
 } | views(flip_probability=0.5, grayscale_probability=0.2, blur_probability=0.0)
+TENSORFLOW = views(
+    antialias=False, colour_mode='tensorflow', grayscale_first=False, blur_edges='zeros'
+)
+PIL = views(antialias=True, colour_mode='blend', blur_edges='extend')
+# `Resize(256)` and `CenterCrop(224)`, or TensorFlow's decoded window, resized without antialiasing.
+EVAL_PIL = {'data.eval_interpolation': 'bilinear', 'data.eval_antialias': True}
+EVAL_TENSORFLOW = {'data.eval_interpolation': 'bicubic', 'data.eval_antialias': False}
 RAW = {'data.mean': (0.0,), 'data.std': (1.0,)}
 IMAGENET_MEAN = {'data.mean': (0.485, 0.456, 0.406), 'data.std': (0.229, 0.224, 0.225)}
 CIFAR_MEAN = {'data.mean': (0.4914, 0.4822, 0.4465), 'data.std': (0.2470, 0.2435, 0.2616)}
@@ -69,7 +76,6 @@ SIMCLR = {
     'optimizer.trust_coefficient': 1e-3,
     'optimizer.rate_inside_momentum': True,
     'optimizer.exclude_bias_and_norm': True,
-    'optimizer.weight_decay': 1e-4,
     'optimizer.warmup_epochs': 10.0,
     'optimizer.schedule': 'cosine',
 } | views(
@@ -79,14 +85,25 @@ SIMCLR = {
     jitter_probability=0.8,
     solarize_probability=0.0,
 )
+SIMCLR |= TENSORFLOW | EVAL_TENSORFLOW
+# The READMEs' commands and the defaults beside them, at 0075cc0 (be133b3 for CIFAR-10) and 383d414.
+V1 = {
+    'optimizer.weight_decay': 1e-6,
+    'simclr.num_layers': 2,
+    'optimizer.learning_rate_scaling': 'linear',
+} | views(brightness_mode='additive')
+V2 = {'optimizer.weight_decay': 1e-4, 'simclr.num_layers': 3}
+V2 |= views(brightness_mode='multiplicative')
+SIMCLR_IMAGENET_V1 = {'optimizer.learning_rate': 0.3}
+SIMCLR_IMAGENET_V2 = {
+    'optimizer.learning_rate': 0.075,
+    'optimizer.learning_rate_scaling': 'sqrt',
+}
 SIMCLR_IMAGENET = {
     'batch_size': 4096,
     'epochs': 100.0,
-    'optimizer.learning_rate': 0.075,
-    'optimizer.learning_rate_scaling': 'sqrt',
     'peak': 4.8,
     'simclr.temperature': 0.1,
-    'simclr.num_layers': 2,
     'simclr.hidden_dim': 2048,
 } | views(blur_probability=0.5, blur_kernel_fraction=0.1, blur_sigma=(0.1, 2.0))
 SIMCLR_CIFAR = {
@@ -94,7 +111,6 @@ SIMCLR_CIFAR = {
     'epochs': 1000.0,
     'peak': 2.0,
     'simclr.temperature': 0.5,
-    'simclr.num_layers': 3,
     'simclr.hidden_dim': 512,
 }
 
@@ -110,19 +126,20 @@ BYOL = {
     'optimizer.exclude_bias_and_norm': True,
     'optimizer.warmup_epochs': 10.0,
     'optimizer.schedule': 'cosine',
+    'model.zero_init_last_scale': False,  # the paper's; a ResNet-18 has no other in Haiku
 } | jitter(0.4, 0.4, 0.2, 0.1)
 BYOL_IMAGENET = {
     'batch_size': 4096,
     'data.drop_remainder': False,  # utils/dataset.py: repeat before batch
     'optimizer.learning_rate_scaling': 'linear',
     'model.padding': 'same',
-    'model.zero_init_last_scale': False,
 } | views(
     crop_area=(0.08, 1.0),
     crop_sampler='byol',
     interpolation='bicubic',
     brightness_mode='additive',
 )
+BYOL_IMAGENET |= TENSORFLOW | EVAL_TENSORFLOW
 
 
 def byol_imagenet(epochs: float, rate: float, decay: float, base_decay: float) -> dict:
@@ -140,7 +157,7 @@ BYOL_CIFAR = {
     'optimizer.weight_decay': 1e-6,
     'byol.base_decay': 0.99,
 }
-ASYMMETRIC_CIFAR = view(1, solarize_probability=0.0) | view(2, solarize_probability=0.2)
+ASYMMETRIC_CIFAR = PIL | view(1, solarize_probability=0.0) | view(2, solarize_probability=0.2)
 
 # facebookresearch/moco: main_moco.py, README, moco/builder.py.
 MOCO = {
@@ -156,7 +173,12 @@ MOCO = {
     'optimizer.weight_decay': 1e-4,
     'optimizer.exclude_bias_and_norm': False,
 } | views(crop_area=(0.2, 1.0), crop_sampler='torchvision', solarize_probability=0.0)
+MOCO |= PIL | views(interpolation='bilinear')
 MOCO_IMAGENET = {
+    'model.norm_scope': 'groups',  # 256 images on 8 GPUs, each with its own statistics
+    'model.norm_group_size': 32,
+    'moco.shuffle': True,
+    **EVAL_PIL,
     'moco.queue_size': 65536,
     'moco.decay': 0.999,
     'optimizer.warmup_epochs': 0.0,
@@ -171,12 +193,12 @@ MOCO_V1 = (
         'optimizer.decay_epochs': (120.0, 160.0),
     }
     | jitter(0.4, 0.4, 0.4, 0.4)
-    | views(jitter_probability=1.0, blur_probability=0.0)
+    | views(jitter_probability=1.0, blur_probability=0.0, grayscale_first=True)
 )
 MOCO_V2 = (
     {'moco.num_layers': 2, 'moco.temperature': 0.2, 'optimizer.schedule': 'cosine'}
     | jitter(0.4, 0.4, 0.4, 0.1)
-    | views(jitter_probability=0.8)
+    | views(jitter_probability=0.8, grayscale_first=False)
 )
 MOCO_V2_IMAGENET = {'moco.hidden_dim': 2048} | views(blur_probability=0.5, blur_sigma=(0.1, 2.0))
 # solo-learn's mocov2plus.yaml; the decay is Lightly's.
@@ -211,6 +233,7 @@ def moco_v3_imagenet(epochs: float, rate: float, decay: float, base_decay: float
     numbers |= {'moco_v3.base_decay': base_decay, 'moco_v3.temperature': 1.0, 'peak': rate * 16}
     numbers |= {'batch_size': 4096, 'optimizer.trust_coefficient': 1e-3}
     numbers |= views(crop_area=(0.2, 1.0), crop_sampler='torchvision', interpolation='bilinear')
+    numbers |= PIL | EVAL_PIL | views(grayscale_first=False)
     heads = {'moco_v3.num_layers': 2, 'moco_v3.predictor_norm': False}
     return MOCO_V3 | IMAGENET | IMAGENET_MEAN | BLUR_OF_BYOL | heads | numbers
 
@@ -256,6 +279,7 @@ IMAGENETTE = {
 BYOL_IMAGENETTE = views(crop_area=(0.08, 1.0), crop_sampler='byol', brightness_mode='additive') | {
     'epochs': 1000.0,
     'data.drop_remainder': False,
+    'data.eval_crop': 128 / (128 + 32),
     'model.padding': 'same',
     'peak': 2.0,
     'optimizer.weight_decay': 1e-6,
@@ -282,7 +306,10 @@ SIMCLR_IMAGENETTE = (
         'optimizer.schedule': 'cosine',
         'peak': 0.06,
     }
-    | jitter(0.8, 0.8, 0.8, 0.2)
+    | jitter(0.4, 0.4, 0.4, 0.1)  # `cj_strength=0.5`
+    | PIL
+    | EVAL_PIL
+    | {'data.eval_crop': 1.0, 'knn.k': 200, 'knn.temperature': 0.1}
     | views(crop_area=(0.08, 1.0), crop_sampler='torchvision', interpolation='bilinear')
     | views(jitter_probability=0.8, blur_probability=0.5, blur_sigma=(0.1, 2.0))
     | views(solarize_probability=0.0, grayscale_probability=0.2, flip_probability=0.5)
@@ -294,8 +321,9 @@ SIMCLR_IMAGENET100 = {
     'simclr.temperature': 0.2,
     'simclr.num_layers': 2,
     'simclr.hidden_dim': 512,
+    'optimizer.weight_decay': 1e-4,
     'peak': 1.2,
-}
+} | views(brightness_mode='multiplicative')
 BYOL_IMAGENET100 = {'peak': 2.0, 'optimizer.weight_decay': 1e-6, 'byol.base_decay': 0.99}
 
 # SimCLR v2, section 3, and the code's README: 6.4 = 0.1 sqrt(4096), warm-up over 5 % of 800 epochs.
@@ -304,16 +332,23 @@ SIMCLR_V2 = {
     'optimizer.learning_rate': 0.1,
     'optimizer.warmup_epochs': 40.0,
     'peak': 6.4,
-    'simclr.num_layers': 3,
-    'simclr.eval_layer': 1,
+    'simclr.eval_layer': 0,  # `--ft_proj_selector`, run.py's default; 1 in the 1 % command
 }
 
 
 def simclr_v2_imagenet(encoder: str, width: int, sk_ratio: float) -> dict:
     model = {'model.encoder': encoder, 'model.width': width, 'model.sk_ratio': sk_ratio}
     model |= {'simclr.hidden_dim': 2048 * width}
-    strengths = jitter(0.8, 0.8, 0.8, 0.2) | views(brightness_mode='multiplicative')
-    return SIMCLR | IMAGENET | RAW | strengths | SIMCLR_IMAGENET | SIMCLR_V2 | model
+    numbers = V2 | jitter(0.8, 0.8, 0.8, 0.2) | SIMCLR_IMAGENET | SIMCLR_IMAGENET_V2 | SIMCLR_V2
+    return SIMCLR | IMAGENET | RAW | numbers | model
+
+
+def simclr_imagenet(version: dict) -> dict:
+    return SIMCLR | IMAGENET | RAW | jitter(0.8, 0.8, 0.8, 0.2) | SIMCLR_IMAGENET | version
+
+
+def simclr_cifar10(version: dict) -> dict:
+    return SIMCLR | CIFAR | RAW | jitter(0.4, 0.4, 0.4, 0.1) | SIMCLR_CIFAR | version
 
 
 RECIPES = {  # (config, preset) -> {field: value}
@@ -332,8 +367,10 @@ RECIPES = {  # (config, preset) -> {field: value}
     ('byol_imagenet100', ''): (BYOL | IMAGENET | IMAGENET_MEAN | BLUR_OF_BYOL | BYOL_IMAGENET)
     | IMAGENET100
     | BYOL_IMAGENET100,
-    ('simclr_imagenet', ''): SIMCLR | IMAGENET | RAW | jitter(0.8, 0.8, 0.8, 0.2) | SIMCLR_IMAGENET,
-    ('simclr_cifar10', ''): SIMCLR | CIFAR | RAW | jitter(0.4, 0.4, 0.4, 0.1) | SIMCLR_CIFAR,
+    ('simclr_imagenet', 'v1'): simclr_imagenet(V1 | SIMCLR_IMAGENET_V1),
+    ('simclr_imagenet', 'v2'): simclr_imagenet(V2 | SIMCLR_IMAGENET_V2),
+    ('simclr_cifar10', 'v1'): simclr_cifar10(V1),
+    ('simclr_cifar10', 'v2'): simclr_cifar10(V2),
     ('byol_imagenet', '40'): byol_imagenet(40.0, 0.45, 1e-6, 0.97),
     ('byol_imagenet', '100'): byol_imagenet(100.0, 0.45, 1e-6, 0.99),
     ('byol_imagenet', '300'): byol_imagenet(300.0, 0.3, 1e-6, 0.99),
@@ -373,9 +410,9 @@ def test_a_recipe_has_the_published_numbers(name, preset):
 
 # epochs x images // batch: BYOL's `max_steps`; the original SimCLR's `get_train_steps` is one more.
 STEPS = {  # recipe -> images, steps
-    ('simclr_imagenet', ''): (1_281_167, 31_278),
+    ('simclr_imagenet', 'v1'): (1_281_167, 31_278),
     ('byol_imagenet', '1000'): (1_281_167, 312_784),
-    ('simclr_cifar10', ''): (50_000, 97_656),
+    ('simclr_cifar10', 'v1'): (50_000, 97_656),
     ('byol_imagenette', ''): (9_469, 36_988),
     ('moco_v2_imagenet', '200'): (1_281_167, 200 * 5_004),  # whole batches of every epoch
     ('moco_v3_imagenet', 'r50_100'): (1_281_167, 100 * 312),
@@ -403,6 +440,7 @@ def test_no_recipe_is_missing():
 # The papers' linear classifiers: epochs, batch, rates, what they are times at that batch, decay.
 PROTOCOLS = {
     'simclr': (90.0, 4096, (0.1,), 16.0, 1e-6),  # SimCLR's README:136-146
+    'simclr_cifar': (100.0, 512, (0.1,), 2.0, 0.0),  # SimCLR's README:116-131
     'byol': (80.0, 1024, (0.4, 0.3, 0.2, 0.1, 0.05), 4.0, 0.0),  # configs/eval.py, and the paper
     'moco_v2': (100.0, 256, (30.0,), 1.0, 0.0),  # MoCo's main_lincls.py
     'moco_v3': (90.0, 1024, (0.1,), 4.0, 0.0),  # MoCo v3's main_lincls.py
@@ -416,13 +454,16 @@ def test_a_linear_evaluation_has_the_published_numbers(name):
     assert (protocol.epochs, protocol.batch_size) == (epochs, batch_size)
     assert protocol.learning_rates == rates and protocol.weight_decay == weight_decay
     assert scaled_learning_rate(1.0, batch_size, protocol.scaling) == factor
-    assert protocol.nesterov == (name in ('simclr', 'byol'))
+    assert protocol.nesterov == ('moco' not in name)
     assert protocol.decay_at == ((0.6, 0.8) if name == 'moco_v2' else ())  # 60 and 80 of 100
-    assert protocol.kernel_std == {'simclr': 0.0, 'byol': None}.get(name, 0.01)
-    view, original = protocol.view, 'torchvision' if 'moco' in name else name
+    original = name.partition('_')[0]
+    assert protocol.kernel_std == {'simclr': 0.0, 'byol': None, 'moco': 0.01}[original]
+    view = protocol.view
     assert view.crop_area == (0.08, 1.0) and view.flip_probability == 0.5
-    assert view.crop_sampler == {'simclr': 'tensorflow'}.get(original, original)
-    assert view.interpolation == ('bilinear' if 'moco' in name else 'bicubic')
+    samplers = {'simclr': 'tensorflow', 'moco': 'torchvision', 'byol': 'byol'}
+    assert view.crop_sampler == samplers[original]
+    how = ('bilinear', True) if original == 'moco' else ('bicubic', False)
+    assert (view.interpolation, view.antialias) == how
     for operation in ('jitter', 'grayscale', 'blur', 'solarize'):
         assert getattr(view, f'{operation}_probability') == 0
 

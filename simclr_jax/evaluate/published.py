@@ -42,14 +42,14 @@ class Protocol:
 
 _CROP_AND_FLIP = ViewRecipe(jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0)
 _TORCHVISION = dataclasses.replace(
-    _CROP_AND_FLIP, crop_sampler='torchvision', interpolation='bilinear'
+    _CROP_AND_FLIP, crop_sampler='torchvision', interpolation='bilinear', antialias=True
 )
 
-# Momentum is 0.9 in all of them. Two originals change the rate once an epoch (MoCo), here a cosine
-# falls at every step; the original SimCLR normalizes by each batch's statistics (`model_util.py`
-# leaves `is_training` on), here every encoder is in evaluation mode.
+# In all of them momentum is 0.9 and the encoder is in evaluation mode (of SimCLR, `model.py` sets
+# it where `--fine_tune_after_block=4`). Two originals change the rate once an epoch (MoCo), here a
+# cosine falls at every step.
 PROTOCOLS = {
-    # google-research/simclr, README: `--zero_init_logits_layer=True`, ImageNet and CIFAR-10.
+    # google-research/simclr, README:136-146, ImageNet: `--zero_init_logits_layer=True`.
     'simclr': Protocol(
         epochs=90.0,
         batch_size=4096,
@@ -59,8 +59,16 @@ PROTOCOLS = {
         weight_decay=1e-6,
         kernel_std=0.0,
     ),
-    # deepmind-research, byol/configs/eval.py. Its README names a sweep over five rates, of which
-    # the file has one; the others are from memory of the paper (appendix C.1), as is the batch.
+    # google-research/simclr, README:116-131, CIFAR-10.
+    'simclr_cifar': Protocol(
+        epochs=100.0,
+        batch_size=512,
+        learning_rates=(0.1,),
+        view=_CROP_AND_FLIP,
+        nesterov=True,
+        kernel_std=0.0,
+    ),
+    # The paper's appendix C.1. deepmind-research, byol/configs/eval.py, has one of the five rates.
     'byol': Protocol(
         epochs=80.0,
         batch_size=1024,

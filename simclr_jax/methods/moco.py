@@ -31,7 +31,9 @@ class MoCo:
     The original normalizes on each device by itself, and shuffles the keys before it, so that a
     query and its key do not share batch statistics: `shuffle`, with an encoder of `norm_scope`
     'device' or 'groups'. Its 8 devices with 32 images each are groups of 32, on any number of
-    devices. Under 'global' statistics there is nothing to shuffle; query and key do share them.
+    devices. Under 'global' statistics there is nothing to shuffle: a query, its key and no key of
+    the queue share them, and that is the leak. They can tell the network which key is the positive
+    (the author in facebookresearch/moco issue 46). solo-learn's MoCo v2+ has them all the same.
     """
 
     encoder: nn.Module

@@ -110,8 +110,7 @@ def _neighbours(run: Run, train: Split, test: Split) -> dict[str, Any]:
         return reader(run.config).read_images(
             split.source,
             split.features.index[places],
-            image_size=run.config.data.image_size,
-            crop=run.config.data.eval_crop,
+            **central_view(run.config),
         )
 
     names = train.source.label_names
