@@ -128,12 +128,21 @@ def settle(config, flags: argparse.Namespace, notes: list[str]):
     return config
 
 
+def frees_much(config, mode: str) -> bool:
+    """Whether each step frees large buffers; elsewhere evaluation is slower for keeping them."""
+    import jax
+
+    canvases = config.augment.backend == 'jax' and config.data.cache != 'device'
+    trains_on_cpu = mode == 'pretrain' and jax.default_backend() == 'cpu'
+    return canvases or trains_on_cpu or mode == 'bench'
+
+
 def keep_freed_memory() -> None:
     """Tells glibc not to give freed buffers back to the kernel.
 
     Batches are freed and asked for anew every step, and the kernel would clear their pages each
-    time: decoding into canvases takes 1.4 times as long that way. The process stays as large as it
-    ever was.
+    time: decoding into canvases takes 1.4 times as long that way, and so does a step on a CPU,
+    whose activations are such buffers. The process stays as large as it ever was.
     """
     if platform.libc_ver()[0] == 'glibc' and not any(
         key.startswith('MALLOC_') for key in os.environ
@@ -163,11 +172,10 @@ def main(argv: list[str]) -> int:
             config = load(flags.config, overrides, notes.append)
         else:
             config = load_saved(flags.workdir, overrides)
-        canvases = config.augment.backend == 'jax' and config.data.cache != 'device'
-        if canvases or flags.mode == 'bench':  # elsewhere the evaluation is the slower for it
-            keep_freed_memory()
         start_processes(flags)
         config = settle(config, flags, notes)
+        if frees_much(config, flags.mode):
+            keep_freed_memory()
         mode = importlib.import_module(f'simclr_jax.modes.{flags.mode}')
         extra = {'bench': [flags.bench], 'plan': [flags.topology]}.get(flags.mode, [])
         if flags.mode in EVALUATIONS:

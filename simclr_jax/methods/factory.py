@@ -39,6 +39,7 @@ def create_method(
         pooling=model.pooling,
         freeze_patch_projection=model.freeze_patch_projection,
         remat=model.remat,
+        dot_1x1=mesh is not None and mesh.devices.flat[0].platform == 'cpu',
         dtype=model.dtype,
     )
     over_mesh = {'mesh': mesh} if config.method == 'simclr' else {}

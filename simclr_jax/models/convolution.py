@@ -1,5 +1,8 @@
 """The convolution of every ResNet."""
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -7,9 +10,20 @@ PADDINGS = ('torch', 'simclr', 'same')
 
 
 def conv(
-    features: int, kernel: int, stride: int, padding: str, dtype: jnp.dtype, name: str
+    features: int,
+    kernel: int,
+    stride: int,
+    padding: str,
+    dtype: jnp.dtype,
+    name: str,
+    dot: bool = False,
 ) -> nn.Conv:
-    """A convolution without bias, initialized as torchvision's ResNets are (He, fan out)."""
+    """A convolution without bias, initialized as torchvision's ResNets are (He, fan out).
+
+    `dot` computes a 1x1 convolution as a matrix product. XLA's CPU compiler transposes all
+    activations for the gradient of a convolution's kernel, and for that of a product none; the
+    compilers of GPUs and TPUs do well by themselves.
+    """
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -18,5 +32,15 @@ def conv(
         use_bias=False,
         dtype=dtype,
         kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+        conv_general_dilated=_dot if dot and kernel == 1 else None,
         name=name,
     )
+
+
+def _dot(x: jax.Array, kernel: jax.Array, strides: Sequence[int], *unused, **options) -> jax.Array:
+    """What `lax.conv_general_dilated` gives for a kernel `[1, 1, in, out]` without padding."""
+    del unused, options  # a 1x1 convolution has no padding and dilates nothing
+    x = x[:, :: strides[0], :: strides[1]]
+    # One long matrix: for products over `[n, h, w, dim]` the compiler copies as for convolutions.
+    y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+    return y.reshape(*x.shape[:-1], -1)

@@ -48,6 +48,7 @@ def create_encoder(
     pooling: str = 'token',
     freeze_patch_projection: bool = True,
     remat: str = 'none',
+    dot_1x1: bool = False,
     dtype: str = 'float32',
     **fields: Any,
 ) -> nn.Module:
@@ -65,6 +66,7 @@ def create_encoder(
       pooling: of a ViT, 'token' or 'mean'; `VisionTransformer` explains them.
       freeze_patch_projection: whether a ViT's projection of patches stays random.
       remat: 'none', 'blocks' or 'full': which activations the backward pass computes again.
+      dot_1x1: of a ResNet, compute 1x1 convolutions as matrix products: for CPUs.
       dtype: of the computation, 'float32' or 'bfloat16'.
       **fields: other fields of the module, such as `widths`, instead of the ones in the table.
 
@@ -96,5 +98,6 @@ def create_encoder(
         remat=remat,
         # Where the arithmetic is that of an accelerator, its memory decides on the batch.
         fold_norm=jnp.dtype(dtype) == jnp.bfloat16 and norm_scope == GLOBAL,
+        dot_1x1=dot_1x1,
         dtype=jnp.dtype(dtype),
     )
