@@ -8,6 +8,7 @@ python run.py --mode=linear_eval --workdir=runs/simclr_digits
 
 import argparse
 import ctypes
+import errno
 import importlib
 import os
 import pathlib
@@ -25,6 +26,11 @@ MODES = (
 )  # modules of simclr_jax.modes
 EVALUATIONS = ('linear_eval', 'knn')
 
+# What a disk or a mount answers: the place and the reason say more than a traceback.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_DISK += (errno.EIO, errno.ESTALE, errno.EISDIR, errno.ENOTDIR)
+_DISK_FIX = 'mend that and give the same command again: what was saved before is whole'
+
 _HEARTBEAT = 30  # seconds without a sign of life, after which a process is taken for dead
 
 HELP = """\
@@ -34,7 +40,7 @@ Pretrains an image encoder without labels and shows how good it is.
 
   --config=FILE[:PRESET]   a recipe; those that ship are in configs/
   --config.FIELD=VALUE     changes one field of it, as --config.batch_size=512
-  --workdir=DIR            where checkpoints, metrics and the report go (runs/<config name>);
+  --workdir=DIR            where checkpoints, metrics and the report go (runs/<config>_<preset>);
                            of a run that is there it is enough: its config need not be named
   --mode=MODE              {modes}
   --step=N                 which checkpoint --mode=linear_eval and knn evaluate (the last one)
@@ -42,12 +48,16 @@ Pretrains an image encoder without labels and shows how good it is.
   --topology=CHIPS         what --mode=plan compiles for: v5e:16x16, v4:4x4x4, cpu:8
   --coordinator=HOST:PORT --num_processes=N --process_id=I
                            several processes, where neither a TPU pod nor SLURM says so by itself
+
+Exit status: 0 finished, 1 failed, 2 the command or its data are wrong, 3 a plan does not fit;
+143 (SIGTERM) and 130 (Ctrl-C): not finished, the same command goes on from the last checkpoint.
 """
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Returns the flags and the `--config.field=value` overrides, in the order given."""
     from simclr_jax.config import ConfigError, did_you_mean
+    from simclr_jax.config_loading import split_preset
 
     flags = ('config', 'workdir', 'mode', 'step', 'bench', 'topology')
     flags += ('coordinator', 'num_processes', 'process_id')
@@ -86,12 +96,32 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     for name in ('num_processes', 'process_id', 'step'):
         if name in values and not values[name].isdigit():
             raise ConfigError(f'--{name}={values[name]}: must be a whole number')
-    if 'coordinator' in values and not {'num_processes', 'process_id'} <= values.keys():
-        raise ConfigError('--coordinator: needs --num_processes and --process_id beside it')
+    _check_processes(values)
     if 'config' in values:
-        default_workdir = f'runs/{pathlib.Path(values["config"].partition(":")[0]).stem}'
-        values.setdefault('workdir', default_workdir)
+        path, preset = split_preset(values['config'])
+        name = pathlib.Path(path).stem
+        values.setdefault('workdir', f'runs/{name}_{preset}' if preset else f'runs/{name}')
     return argparse.Namespace(**{f: values.get(f) for f in flags}), overrides
+
+
+def _check_processes(values: dict[str, str]) -> None:
+    from simclr_jax.config import ConfigError
+
+    names = ('coordinator', 'num_processes', 'process_id')
+    missing = [name for name in names if name not in values]
+    if len(missing) == len(names):
+        return
+    if missing:
+        given = next(name for name in names if name in values)
+        raise ConfigError(
+            f'--{given}={values[given]}: needs --{" and --".join(missing)} beside it; alone it '
+            'would start a run of one process'
+        )
+    if int(values['process_id']) >= int(values['num_processes']):
+        raise ConfigError(
+            f'--process_id={values["process_id"]}: must be below '
+            f'--num_processes={values["num_processes"]}; the first process is 0'
+        )
 
 
 def start_processes(flags: argparse.Namespace) -> None:
@@ -105,12 +135,18 @@ def start_processes(flags: argparse.Namespace) -> None:
             int(flags.process_id),
             heartbeat_timeout_seconds=_HEARTBEAT,
         )
-    elif (
-        int(os.environ.get('SLURM_NTASKS', 1)) > 1
+    elif _in_a_cluster():
+        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
+
+
+def _in_a_cluster() -> bool:
+    """Whether a cluster says that this process is one of several, and JAX can ask it which."""
+    return (
+        # Of the step that srun started: a batch script has the job's SLURM_NTASKS, and is alone.
+        int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1
         or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
         or 'MEGASCALE_COORDINATOR_ADDRESS' in os.environ
-    ):
-        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
+    )
 
 
 def settle(config, flags: argparse.Namespace, notes: list[str]):
@@ -118,9 +154,15 @@ def settle(config, flags: argparse.Namespace, notes: list[str]):
     from simclr_jax import parallel
     from simclr_jax.train.hardware import settle_config, unused_gpu
 
-    if flags.mode != 'plan':  # which is about other hardware
-        config, line = settle_config(config, flags.workdir)
-        notes += [line] if line else []
+    if _several_processes():
+        from simclr_jax.workdir.agreement import check_same_config
+
+        check_same_config(config, flags.mode)
+    if flags.mode == 'plan':  # is about other hardware, and makes the devices itself
+        print('\n'.join(notes), end='\n' if notes else '', flush=True)
+        return config
+    config, line = settle_config(config, flags.workdir)
+    notes += [line] if line else []
     if parallel.is_main_process():
         print('\n'.join(notes), end='\n' if notes else '', flush=True)
         if warning := unused_gpu():
@@ -185,7 +227,10 @@ def main(argv: list[str]) -> int:
         for line in str(error).splitlines():
             print(f'error: {line}' if not line.startswith(' ') else line, file=sys.stderr)
         return _leave(2 if isinstance(error, ConfigError) else 1)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            print(f'error: {_place(error)}: {error.strerror}; {_DISK_FIX}', file=sys.stderr)
+            return _leave(1)
         if not _several_processes():
             raise
         traceback.print_exc()
@@ -195,6 +240,10 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return _leave(1)
+
+
+def _place(error: OSError) -> str:
+    return str(error.filename2 or error.filename or 'a file of the workdir')
 
 
 def _several_processes() -> bool:

@@ -44,7 +44,7 @@ def load(
     Raises:
       ConfigError: the file, an override or a value is wrong.
     """
-    path, _, preset = path.partition(':')
+    path, preset = split_preset(path)
     if not pathlib.Path(path).is_file():
         names = sorted(str(p) for p in pathlib.Path('configs').glob('*.py'))
         raise ConfigError(f'--config: there is no file {path!r}{did_you_mean(path, names)}')
@@ -106,6 +106,13 @@ def load_saved(workdir: str, overrides: dict[str, str] | None = None) -> ConfigD
         override(config, field, text)
     validate(config)
     return config
+
+
+def split_preset(path: str) -> tuple[str, str]:
+    """Splits `configs/name.py:preset`; a drive's colon, as in `C:\\name.py`, splits nothing."""
+    drive = path[:2] if path[1:2] == ':' and path[2:3] in ('\\', '/') else ''
+    path, _, preset = path[len(drive) :].partition(':')
+    return drive + path, preset
 
 
 def override(config: ConfigDict, field: str, text: str) -> None:

@@ -1,4 +1,8 @@
-"""SIGTERM and Ctrl-C: the process ends at once, or asks the train loop to save first."""
+"""SIGTERM and Ctrl-C: the process ends at once, or asks the train loop to save first.
+
+Either way it ends with the status that a shell gives to a process that the signal has ended, 143 or
+130: whoever started it learns that it has not finished, and that the same command goes on.
+"""
 
 import os
 import signal
@@ -7,9 +11,11 @@ import sys
 _deferred = False  # there are steps that are not on disk
 _asked = ''  # what asked for the end
 
+_CTRL_C = 'Ctrl-C'
+
 
 def install() -> None:
-    """Handles both signals from here on; ends with status 0, since the same command goes on."""
+    """Handles both signals from here on."""
     signal.signal(signal.SIGTERM, _handle)
     signal.signal(signal.SIGINT, _handle)
 
@@ -46,20 +52,25 @@ def finish() -> None:
     global _deferred
     _deferred = False
     if _asked:
-        sys.exit(0)
+        sys.exit(status())
     if signal.getsignal(signal.SIGTERM) is _handle:  # JAX has replaced it where it listens itself
         signal.signal(signal.SIGTERM, _handle)
 
 
+def status() -> int:
+    """Returns the exit status of a process that was asked to end, itself or through another."""
+    return 128 + (signal.SIGINT if _asked == _CTRL_C else signal.SIGTERM)
+
+
 def _handle(number: int, frame: object) -> None:
     global _asked
-    name = signal.Signals(number).name if number != signal.SIGINT else 'Ctrl-C'
+    name = signal.Signals(number).name if number != signal.SIGINT else _CTRL_C
     if not _deferred:
         _say(f'{name}: nothing is lost; the same command goes on from the last checkpoint')
-        os._exit(0)
+        os._exit(128 + number)
     if _asked and number == signal.SIGINT:
         _say('stopped without saving; the same command goes on from the last checkpoint')
-        os._exit(130)
+        os._exit(128 + number)
     _asked = name
     _say(f'{name}: saving at the next step; Ctrl-C stops at once')
     if number == signal.SIGINT and _several_processes():

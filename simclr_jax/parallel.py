@@ -103,6 +103,20 @@ def everywhere(ok: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array([ok]), tiled=True).all())
 
 
+def all_texts(text: str) -> list[str]:
+    """Returns the texts of all processes, by their number; every one has to call it."""
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([len(own)]), tiled=True)
+    padded = np.zeros((1, max(lengths.max(), 1)), np.uint8)
+    padded[0, : len(own)] = own
+    rows = multihost_utils.process_allgather(padded, tiled=True)
+    return [row[:n].tobytes().decode() for row, n in zip(rows, lengths, strict=True)]
+
+
 def from_main_process(numbers: list[int]) -> list[int]:
     """Returns the first process's numbers in every process, so that all decide alike."""
     if jax.process_count() == 1:

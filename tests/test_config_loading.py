@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from simclr_jax.config import ConfigError, to_json
-from simclr_jax.config_loading import check_same_run
+from simclr_jax.config_loading import check_same_run, split_preset
 from simclr_jax.config_loading import load as load_file
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -116,3 +116,16 @@ def test_a_warm_up_that_was_given_too_long_is_an_error_with_an_example(tmp_path)
         load('epochs=2', 'optimizer.warmup_epochs=3')
     with pytest.raises(ConfigError, match=words):  # a file's own mistake
         load_file(write(tmp_path, 'config.epochs, config.optimizer.warmup_epochs = 2.0, 3.0'))
+
+
+@pytest.mark.parametrize(
+    ('path', 'parts'),
+    [
+        ('configs/a.py', ('configs/a.py', '')),
+        ('configs/a.py:40', ('configs/a.py', '40')),
+        ('C:\\configs\\a.py', ('C:\\configs\\a.py', '')),
+        ('C:/configs/a.py:40', ('C:/configs/a.py', '40')),
+    ],
+)
+def test_a_drive_is_no_preset(path, parts):
+    assert split_preset(path) == parts

@@ -1,13 +1,19 @@
 """The command line, in processes of its own, as a user meets it."""
 
+import errno
+import importlib.util
 import os
 import pathlib
 import platform
 import re
+import signal
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from simclr_jax.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = '--config=configs/simclr_digits.py'
@@ -23,6 +29,129 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         timeout=120,
         check=False,
     )
+
+
+@pytest.fixture(scope='module')
+def command():
+    """The module run.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location('run', ROOT / 'run.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ('flags', 'words'),
+    [
+        (['--coordinator=h:1'], '--coordinator=h:1: needs --num_processes and --process_id'),
+        (['--num_processes=4', '--process_id=1'], '--num_processes=4: needs --coordinator beside'),
+        (['--process_id=1'], '--process_id=1: needs --coordinator and --num_processes'),
+        (
+            ['--coordinator=h:1', '--num_processes=2', '--process_id=2'],
+            '--process_id=2: must be below --num_processes=2',
+        ),
+        (
+            ['--coordinator=h:1', '--num_processes=0', '--process_id=0'],
+            '--process_id=0: must be below --num_processes=0',
+        ),
+    ],
+)
+def test_flags_of_several_processes_come_together(command, flags, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        command.parse([DIGITS, *flags])
+
+
+@pytest.mark.parametrize(
+    ('config', 'workdir'),
+    [
+        ('configs/simclr_digits.py', 'runs/simclr_digits'),
+        ('configs/byol_imagenet.py:40', 'runs/byol_imagenet_40'),
+        ('configs/byol_imagenet.py:100', 'runs/byol_imagenet_100'),
+    ],
+)
+def test_each_preset_has_a_workdir_of_its_own(command, config, workdir):
+    assert command.parse([f'--config={config}'])[0].workdir == workdir
+
+
+@pytest.mark.parametrize(
+    ('environment', 'several'),
+    [
+        ({}, False),
+        # A batch script, or a shell of salloc, of a job of 4 tasks: srun was not called.
+        ({'SLURM_JOB_ID': '1', 'SLURM_NTASKS': '4', 'SLURM_PROCID': '0'}, False),
+        ({'SLURM_NTASKS': '4', 'SLURM_STEP_NUM_TASKS': '1'}, False),
+        ({'SLURM_NTASKS': '4', 'SLURM_STEP_NUM_TASKS': '4', 'SLURM_PROCID': '2'}, True),
+        ({'TPU_WORKER_HOSTNAMES': 'localhost'}, False),
+        ({'TPU_WORKER_HOSTNAMES': 'a,b'}, True),
+        ({'MEGASCALE_COORDINATOR_ADDRESS': 'a'}, True),
+    ],
+)
+def test_a_cluster_is_asked_where_there_is_one(command, monkeypatch, environment, several):
+    for name in list(os.environ):
+        if name.startswith(('SLURM', 'TPU_WORKER', 'MEGASCALE')):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    calls = []
+    monkeypatch.setattr(jax.distributed, 'initialize', lambda **options: calls.append(options))
+    command.start_processes(command.parse([DIGITS])[0])
+    assert calls == [{'heartbeat_timeout_seconds': 30}] * several
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        OSError(errno.ENOSPC, 'No space left on device', 'runs/a/report.html'),
+        IsADirectoryError(errno.EISDIR, 'Is a directory', 'runs/a/report.html'),
+        PermissionError(errno.EACCES, 'Permission denied', 'runs/a/report.html'),
+    ],
+)
+def test_what_a_disk_answers_is_a_line(command, monkeypatch, capsys, error):
+    def fail(config, workdir):
+        raise error
+
+    monkeypatch.setattr('simclr_jax.modes.pretrain.main', fail)
+    monkeypatch.setattr('simclr_jax.interruption.install', lambda: None)
+    monkeypatch.setattr(command, 'keep_freed_memory', lambda: None)
+    assert command.main([DIGITS]) == 1
+    printed = capsys.readouterr().err
+    assert f'error: runs/a/report.html: {error.strerror}; mend that' in printed
+    assert 'Traceback' not in printed
+
+
+def test_a_bug_is_no_answer_of_a_disk(command, monkeypatch):
+    def fail(config, workdir):
+        raise FileNotFoundError(errno.ENOENT, 'No such file or directory', 'x')
+
+    monkeypatch.setattr('simclr_jax.modes.pretrain.main', fail)
+    monkeypatch.setattr('simclr_jax.interruption.install', lambda: None)
+    with pytest.raises(FileNotFoundError):
+        command.main([DIGITS])
+
+
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_before_and_after_training_says_not_finished(number, status):
+    script = """
+import os, sys
+from simclr_jax import interruption
+
+interruption.install()
+if sys.argv[1] == 'after':  # in the evaluation
+    interruption.defer()
+    interruption.finish()
+os.kill(os.getpid(), int(sys.argv[2]))
+"""
+    for when in ('before', 'after'):
+        done = subprocess.run(
+            [sys.executable, '-c', script, when, str(int(number))],
+            cwd=ROOT,
+            env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status
+        assert 'nothing is lost; the same command goes on from the last checkpoint' in done.stderr
 
 
 def test_help_names_every_mode_and_the_first_command():
@@ -49,7 +178,7 @@ def test_no_arguments_say_what_to_type():
         ([DIGITS, 'pretrain'], "'pretrain': not a flag"),
         ([DIGITS, '--config.batchsize=3'], 'did you mean batch_size?'),
         ([DIGITS, '--process_id=x'], '--process_id=x'),
-        ([DIGITS, '--coordinator=localhost:1'], 'needs --num_processes'),
+        ([DIGITS, '--num_processes=4'], '--num_processes=4: needs --coordinator and --process_id'),
         (['--config=configs/simclr_cifar10.py'], "data.dataset='cifar10': is not prepared"),
         ([DIGITS, '--mode=knn'], 'holds no run'),
         (['--mode=knn', '--workdir=nowhere'], '--workdir=nowhere: holds no run'),
@@ -103,3 +232,22 @@ print((resident() - before) / 2**26)
         command = [sys.executable, '-c', script, how]
         kept[how] = float(subprocess.check_output(command, cwd=ROOT, text=True))
     assert kept['keep'] > 0.9 and kept['give back'] < 0.1
+
+
+def test_a_plan_makes_its_own_devices():
+    """The plan for 8 devices fails where something has looked at the one that is there."""
+    script = """
+import importlib.util, jax
+spec = importlib.util.spec_from_file_location('run', 'run.py')
+run = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(run)
+flags = run.parse(['--config=configs/simclr_digits.py', '--mode=plan', '--topology=cpu:8'])[0]
+run.start_processes(flags)
+from simclr_jax.config import default
+run.settle(default(), flags, ['a note'])
+jax.config.update('jax_num_cpu_devices', 8)
+assert len(jax.devices()) == 8
+"""
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
+    command = [sys.executable, '-c', script]
+    assert subprocess.check_output(command, cwd=ROOT, text=True, env=environment) == 'a note\n'

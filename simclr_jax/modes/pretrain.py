@@ -10,6 +10,7 @@ from simclr_jax.modes.evaluation import evaluate, prepare_evaluation
 from simclr_jax.modes.reporting import save_views
 from simclr_jax.train.loop import train
 from simclr_jax.train.setup import Run, prepare
+from simclr_jax.workdir.agreement import check_same_data, check_shared
 from simclr_jax.workdir.claim import claim_workdir
 from simclr_jax.workdir.lock import hold
 
@@ -17,8 +18,12 @@ from simclr_jax.workdir.lock import hold
 def main(config: ConfigDict, workdir: str) -> None:
     """Pretrains, or goes on where the workdir's last checkpoint is, then evaluates and reports."""
     with hold(workdir):
+        check_shared(workdir)
         run = prepare(config)
         data = prepare_evaluation(run, config.eval.after_pretrain)
+        sources = run.source, data.train, data.test
+        for field, source in zip(('data.train', 'eval.train', 'eval.test'), sources, strict=True):
+            check_same_data(f'{field}_split', source.num_examples, source.label_names)
         claim_workdir(config, workdir)
         _say(_describe(run, workdir))
         if run.source.bad:

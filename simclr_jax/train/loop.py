@@ -73,7 +73,7 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
             log.close()
             _say(f'saved step {step} in {workdir}; the same command goes on from there:\n')
             _say(f'  python {shlex.join(sys.argv)}')
-            sys.exit(0)
+            sys.exit(interruption.status())
     checkpoints.close()
     log.close()
     interruption.finish()
