@@ -1,5 +1,7 @@
 """The report of a run: what is gathered from the workdir, the features and the pictures."""
 
+import datetime
+import importlib.metadata
 import shlex
 import sys
 from typing import Any
@@ -7,12 +9,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+import simclr_jax
 from simclr_jax import config as config_lib
 from simclr_jax.data.factory import central_view, reader
 from simclr_jax.evaluate.knn import nearest_neighbours
 from simclr_jax.evaluate.projection import project_2d
 from simclr_jax.modes import results
-from simclr_jax.modes.probes import Split
+from simclr_jax.modes.probes import PROBES, Split
 from simclr_jax.report.html import write_report
 from simclr_jax.train.advice import input_advice
 from simclr_jax.train.health import alarms
@@ -57,6 +60,8 @@ def write_run_report(
       test: pictures to show.
     """
     config, result = run.config, results.read(workdir)
+    tables = results.by_subject(result)
+    chance = run.method.chance_loss(config.batch_size)
     pretrain = result.get('pretrain', {})
     share = pretrain.get('input_wait', 0.0)
     advice = input_advice(share, backend=config.augment.backend, cache=config.data.cache)
@@ -68,15 +73,23 @@ def write_run_report(
             'command': f'python {shlex.join(sys.argv)}',
             'method': config.method,
             'encoder': config.model.encoder,
-            'data': f'{config.data.dataset}, {run.source.num_examples} training images',
+            'data': f'{config.data.dataset}, {run.source.num_examples:,} training images',
+            'workdir': str(epath.Path(workdir)),
+            'seed': config.seed,
             'steps': int(state.step),
             **{k: v for k, v in pretrain.items() if k not in ('steps', 'input_wait')},
             'input_wait': f'{share:.1%} of the time' + (f': {advice}' if advice else ''),
             'bad_pictures': len(run.source.bad) or None,
             **alarms(metrics),
+            'devices': f'{run.mesh.devices.size} x {run.mesh.devices.flat[0].device_kind}',
+            'versions': _versions(),
+            'written': datetime.datetime.now().astimezone().isoformat(' ', 'minutes'),
         },
-        table=_table(result),
+        table=_table(tables),
+        notes=[note for about in tables for note in _notes(about, result)],
+        test_size=min((e['data']['test_pictures'] for e in _entries(result)), default=None),
         metrics=metrics,
+        chance={} if chance is None else {'loss': chance},
         views=load_views(workdir),
         neighbours=_neighbours(run, train, test),
         projection=_projection(test),
@@ -84,9 +97,32 @@ def write_run_report(
     )
 
 
-def _table(result: dict[str, Any]) -> dict[str, Any]:
+def _versions() -> str:
+    names = ('jax', 'flax', 'optax', 'numpy')
+    found = (f'{name} {importlib.metadata.version(name)}' for name in names)
+    return ', '.join([f'simclr_jax {simclr_jax.__version__}', *found])
+
+
+def _entries(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """What `result.json` holds of each probe, where it says of which data."""
+    return [entry for name, entry in result.items() if name in PROBES and 'data' in entry]
+
+
+def _notes(about: str, result: dict[str, Any]) -> list[str]:
+    """Sentences on one thing that was evaluated, as `results.subject` calls it."""
+    shares = [
+        entry['data']['largest_class']
+        for entry in _entries(result)
+        if results.subject(entry) == about
+    ]
+    notes = [f'On {about}.']
+    if shares:
+        notes.append(f'Always guessing the largest class would give {100 * shares[0]:.1f}.')
+    return notes
+
+
+def _table(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The figures of all probes; where they are not of one thing, each row says of which."""
-    tables = results.by_subject(result)
     if len(tables) == 1:
         return next(iter(tables.values()))
     return {

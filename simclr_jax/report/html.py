@@ -168,7 +168,8 @@ def _summary(summary: dict[str, Any] | None) -> str:
             name, value = 'time', format_duration(value)
         elif name == 'images_per_second':
             name, value = 'images/s', f'{value:,.0f}'
-        text = escape(f'{value:,}' if isinstance(value, int) else str(value))
+        number = isinstance(value, int) and name != 'seed'
+        text = escape(f'{value:,}' if number else str(value))
         text = f'<code>{text}</code>' if name == 'command' else text
         items.append(f'<dt>{escape(name.replace("_", " "))}</dt><dd>{text}</dd>')
     return f'<dl>{"".join(items)}</dl>'

@@ -184,8 +184,9 @@ def test_batch_norm_is_global_on_eight_devices():
 
     mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
     sharded = step(jax.device_put(images, jax.NamedSharding(mesh, jax.P('data'))))
+    # The sums cancel, so rounding shows; with statistics of each device nothing would agree.
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()),
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max()),
         sharded,
         step(images),
     )
