@@ -66,7 +66,8 @@ class Monitor:
     Attributes:
       on_nonfinite: 'stop' at the first update that was left out, or 'skip'.
       max_skips: updates left out before 'skip' stops too.
-      loss_band: stop where the loss is above this many times that of the first rows; 0: never.
+      loss_band: stop where the loss is above this many times that of the first rows, or, of a loss
+        that begins below 0, as far above it; 0: never.
       min_std: alarm where `embedding_std` is below.
       min_rank: alarm where `effective_rank` is below.
       patience: steps below a threshold before the alarm.
@@ -138,12 +139,14 @@ class Monitor:
                 self._losses.append(loss)
             return
         first = sum(self._losses) / len(self._losses)
-        if self.loss_band and math.isfinite(loss) and loss > self.loss_band * first:
+        # Of a loss below 0, as minus a cosine is, the same distance from where it began.
+        limit = first + (self.loss_band - 1) * abs(first)
+        if self.loss_band and math.isfinite(loss) and loss > limit:
             raise RunError(
-                f'loss {loss:.4g} at step {step} left its band: it is more than health.loss_band='
-                f'{self.loss_band:g} times {first:.4g}, where it began. The checkpoint before is '
-                'whole. Give another --workdir and a lower optimizer.learning_rate or more '
-                'optimizer.warmup_epochs, or a wider band'
+                f'training diverged: the loss ({loss:.4g} at step {step}) is above {limit:.4g}, '
+                f'which is health.loss_band={self.loss_band:g} times its first value '
+                f'({first:.4g}). The last checkpoint is intact. Give another --workdir and a lower '
+                'optimizer.learning_rate or more optimizer.warmup_epochs, or a wider band'
             )
 
     def _check_collapse(self, step: int, row: dict[str, float], quiet: bool = False) -> str | None:
@@ -169,7 +172,7 @@ class Monitor:
             return None
         text = (
             f'the embedding has collapsed: {", ".join(low)}, since step {self._low_since} until '
-            f'step {step}. What is learned from here on is worth little: lower '
+            f'step {step}. Further training is unlikely to help: lower '
             'optimizer.learning_rate, or look at the augmentation with --mode=preview'
         )
         if self.on_collapse == 'stop':

@@ -6,7 +6,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax import interruption, parallel
@@ -91,8 +90,7 @@ def _save_before(checkpoints: Checkpoints, state: TrainState, log: '_Log') -> No
     """Saves the state that stayed as it was when an update was not finite."""
     step = int(state.step)
     if step and step != checkpoints.latest_step():
-        state = state.replace(skipped=jnp.zeros_like(state.skipped))
-        checkpoints.save_and_wait(step, state, log.sync)
+        checkpoints.save_and_wait(step, state.thawed(), log.sync)
 
 
 def _compile(run: Run, workdir: str, checkpoints: Checkpoints, start: int):

@@ -22,7 +22,8 @@ class TrainState:
       opt_state: the optimizer's.
       extra: the method's own: EMA target, queue.
       probe: the online probe's state; None where there is none.
-      skipped: scalar int32; updates that were left out because they were not finite.
+      skipped: scalar int32; updates that were left out because they were not finite. Negative
+        where the last one of them has frozen the state: -(updates) then, until it is `thawed`.
     """
 
     step: jax.Array
@@ -32,6 +33,10 @@ class TrainState:
     extra: Tree
     probe: Tree
     skipped: jax.Array
+
+    def thawed(self) -> 'TrainState':
+        """Returns the state before the update that has frozen it, with the count from then."""
+        return self.replace(skipped=jnp.where(self.skipped < 0, -self.skipped - 1, self.skipped))
 
     def encoder_variables(self) -> Tree:
         """Returns what `encoder.apply` takes."""

@@ -32,7 +32,9 @@ def make_train_step(
     skip_nonfinite: bool = False,
     augment: Augment | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
-    """Returns `step(state, batch) -> (state, metrics)`; the state given is used up.
+    """Returns `step(state, batch) -> (state, metrics)`.
+
+    The input state is donated and must not be used again.
 
     Args:
       method: gives the loss.
@@ -42,9 +44,9 @@ def make_train_step(
       seed: of the step's randomness, which is a function of (seed, step).
       mean: subtracted from pixels in [0, 1].
       std: divides them.
-      skip_nonfinite: what follows a loss or a gradient that is not finite. Its update is left out
-        either way. True: the next step goes on with the next batch. False: the state stays as it
-        was before, whatever comes.
+      skip_nonfinite: what to do after a loss or a gradient that is not finite. That update is
+        always dropped. True: train on with the next batch. False: freeze the state, so that the
+        host, which notices a few steps later, can save it unharmed.
       augment: makes the views of a batch at a step; where None the batch's `image` holds views.
     """
 
@@ -76,14 +78,19 @@ def make_train_step(
         )
         extra = method.update_extra(state.extra, new_state, aux, state.step)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        keep = finite if skip_nonfinite else finite & (state.skipped == 0)
+        # A run that went on with 'skip' has a count; only what is frozen here is below 0.
+        frozen = state.skipped < 0
+        keep = finite & ~frozen
         new_state = jax.tree.map(
             lambda new, old: jnp.where(keep, new, old), new_state.replace(extra=extra), state
         )
-        new_state = new_state.replace(skipped=state.skipped + ~finite)
+        skipped = jnp.where(frozen, state.skipped, state.skipped + ~finite)
         if skip_nonfinite:  # a batch that gave no update is used up all the same
             new_state = new_state.replace(step=state.step + 1)
-        metrics['skipped_updates'] = (new_state.skipped, one)
+        else:
+            skipped = jnp.where(finite, skipped, -jnp.abs(skipped))
+        new_state = new_state.replace(skipped=skipped)
+        metrics['skipped_updates'] = (jnp.abs(skipped), one)
         if aux.embeddings is not None:  # measured on the host, where somebody reads them
             metrics['embeddings'] = (_some_rows(aux.embeddings).astype(jnp.float32), one)
         return new_state, metrics
@@ -98,9 +105,9 @@ def make_train_step(
 
 
 def _some_rows(embeddings: jax.Array) -> jax.Array:
-    """Every k-th row of a batch: those of each device, where its first rows would be one device's.
+    """Takes every k-th row, which gives some of every device's rows.
 
-    The first ones would have to be sent to all others, by one collective each.
+    The first 256 rows would all lie on one device, and XLA would send them with a collective each.
     """
     batch = len(embeddings)
     every = next(k for k in range(max(batch // _EMBEDDINGS, 1), 0, -1) if batch % k == 0)

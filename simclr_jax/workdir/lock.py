@@ -2,10 +2,12 @@
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ from simclr_jax import files, parallel
 from simclr_jax.config import ConfigError
 
 _NAME = 'lock'
-_BEAT = 20.0  # seconds between signs of life in a bucket
+# What flock answers where a mount has no locks, or has lost its lock server.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+_BEAT = 20.0  # seconds between signs of life
 _DEAD = 90.0  # seconds without one
 
 
@@ -24,8 +28,9 @@ _DEAD = 90.0  # seconds without one
 def hold(workdir: str) -> Iterator[None]:
     """Makes the workdir and keeps every other process out of it until the end of the block.
 
-    On a file system the kernel drops the lock of a process that dies, however it dies. A bucket has
-    no locks: there the holder renews a file, and one that is not renewed is taken over.
+    On a file system the kernel drops the lock of a process that dies, however it dies. A bucket and
+    some network mounts have no locks: there the holder renews a file, and one that has not been
+    renewed for a minute and a half is taken over.
 
     Raises:
       ConfigError: another process holds it, or it cannot be written.
@@ -34,12 +39,14 @@ def hold(workdir: str) -> Iterator[None]:
         problem = None
         if parallel.is_main_process():
             try:
-                stack.enter_context(_bucket(workdir) if '://' in workdir else _local(workdir))
+                stack.enter_context(_by_signs(workdir) if '://' in workdir else _local(workdir))
             except ConfigError as error:
                 problem = error
         (failed,) = parallel.from_main_process([int(problem is not None)])
         if failed:
-            raise problem or ConfigError(f'--workdir={workdir}: is refused by the first process')
+            raise problem or ConfigError(
+                f'--workdir={workdir}: process 0 could not lock it; its message has the reason'
+            )
         yield
 
 
@@ -57,10 +64,25 @@ def _local(workdir: str) -> Iterator[None]:
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            os.close(descriptor)
+            print(
+                f'warning: {workdir} is on a file system without locks ({error.strerror}): a file '
+                'that is renewed keeps other processes out instead',
+                file=sys.stderr,
+                flush=True,
+            )
+            with _by_signs(workdir, f'{_NAME}.json'):
+                yield
+            return
         holder = os.pread(descriptor, 1000, 0).decode(errors='replace')
         os.close(descriptor)
-        raise _in_use(workdir, holder) from error
+        if isinstance(error, BlockingIOError):
+            raise _in_use(workdir, holder) from error
+        raise ConfigError(
+            f'--workdir={workdir}: cannot be locked ({error.strerror}); name another one'
+        ) from error
     with contextlib.suppress(OSError):  # a full disk; the lock itself needs no room
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _myself().encode(), 0)
@@ -73,8 +95,8 @@ def _local(workdir: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _bucket(workdir: str) -> Iterator[None]:
-    path = epath.Path(workdir) / _NAME
+def _by_signs(workdir: str, name: str = _NAME) -> Iterator[None]:
+    path = epath.Path(workdir) / name
     found = _read(path)
     if found and time.time() - found['seen'] < _DEAD:
         raise _in_use(workdir, found['holder'])

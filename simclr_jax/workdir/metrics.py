@@ -1,6 +1,7 @@
 """Metrics while a run goes: JSON lines, and TensorBoard summaries."""
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -26,7 +27,8 @@ class MetricWriter:
     "NaN", "Infinity" and "-Infinity", which `read_metrics`, `float` and JavaScript's `Number` read.
 
     With `resume_step=s` the lines of steps after `s` are dropped first, because the resumed run
-    writes them again. TensorBoard's files are only appended to. `workdir` may be a `gs://` address.
+    writes them again. TensorBoard's files are only appended to; it is told that a session starts at
+    `s + 1`, and drops what it has from there on. `workdir` may be a `gs://` address.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class MetricWriter:
         else:  # unbuffered: what a write has not taken is still ours
             self._file = open(path, 'ab', buffering=0)  # noqa: SIM115 - close() closes it
         self._unwritten = b''
-        self._summaries = _open_summaries(workdir / 'tensorboard') if tensorboard else None
+        self._summaries = None
+        if tensorboard:
+            self._summaries = _open_summaries(workdir / 'tensorboard', resume_step)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Writes the scalars of one step. Raises `ValueError` for a scalar named `step`."""
@@ -106,8 +110,13 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
             scalars = {name: float(value) for name, value in row.items() if name != 'step'}
             rows.append({'step': int(row['step']), **scalars})
         except (ValueError, TypeError, KeyError, AttributeError):
-            _logger.warning('%s, line %d is damaged and left out: %.80r', path, number, line)
+            _tell_damage(str(path), number, line)
     return rows
+
+
+@functools.cache  # once: a run reads the file several times
+def _tell_damage(path: str, number: int, line: str) -> None:
+    _logger.warning('%s, line %d is damaged and left out: %.80r', path, number, line)
 
 
 def _to_line(row: dict[str, Any]) -> str:
@@ -132,7 +141,7 @@ def _repair(workdir: epath.Path, last_step: float) -> None:
 class _Summaries:
     """TensorBoard's event file, by TensorBoard's own means: TensorFlow takes seconds to import."""
 
-    def __init__(self, folder: epath.Path):
+    def __init__(self, folder: epath.Path, resume_step: int | None):
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -141,6 +150,9 @@ class _Summaries:
         name = f'events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}'
         self._records = RecordWriter((folder / name).open('wb'))
         self._add(self._event(wall_time=time.time(), file_version='brain.Event:2'))
+        if resume_step is not None:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._add(self._event(wall_time=time.time(), step=resume_step + 1, session_log=start))
 
     def write(self, scalars: dict[str, float], step: int) -> None:
         event = self._event(wall_time=time.time(), step=step)
@@ -159,9 +171,9 @@ class _Summaries:
         self._records.close()
 
 
-def _open_summaries(folder: epath.Path) -> _Summaries | None:
+def _open_summaries(folder: epath.Path, resume_step: int | None) -> _Summaries | None:
     try:
-        return _Summaries(folder)
+        return _Summaries(folder, resume_step)
     except Exception as error:  # a broken installation raises anything, metrics.jsonl is enough
         _logger.warning('No TensorBoard summaries: %s', error)
         return None

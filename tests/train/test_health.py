@@ -90,8 +90,19 @@ def test_a_loss_that_leaves_its_band():
     for step in range(10):
         watch.check(step, HEALTHY | {'loss': 4.0 - step / 10})
     watch.check(10, HEALTHY | {'loss': 10.0})
-    with pytest.raises(RunError, match=r'loss 11 at step 11 left its band.*health.loss_band=3'):
+    with pytest.raises(RunError, match=r'loss \(11 at step 11\) is above 10\.65.*loss_band=3'):
         watch.check(11, HEALTHY | {'loss': 11.0})
+
+
+def test_a_loss_below_zero_has_a_band_too():
+    watch = monitor()
+    for step in range(10):  # minus a cosine: it falls towards -1
+        watch.check(step, HEALTHY | {'loss': -0.33})
+    for step in range(10, 100):
+        watch.check(step, HEALTHY | {'loss': -0.33 - 0.0067 * (step - 9)})
+    watch.check(100, HEALTHY | {'loss': 0.3})
+    with pytest.raises(RunError, match='training diverged'):
+        watch.check(101, HEALTHY | {'loss': 0.4})
 
 
 def test_updates_left_out_stop_or_are_counted():
@@ -146,3 +157,29 @@ def test_a_step_that_is_not_finite_changes_nothing(skip):
         assert int(later.step) == 3 and float(later.params['w']) != float(after.params['w'])
     else:  # it stays as it was, so that the loop can save it
         jax.tree.map(np.testing.assert_array_equal, later, after)
+        later, metrics = step(step(later, 255)[0], 255)
+        assert metrics['skipped_updates'][0] == 1
+        jax.tree.map(np.testing.assert_array_equal, later.thawed(), before)
+
+
+def test_from_skip_back_to_stop_trains_on_and_still_stops():
+    tx, zero = optax.sgd(0.1), jnp.zeros((), jnp.int32)
+    params = {'w': jnp.ones(())}
+    state = TrainState(
+        zero, params, {'count': jnp.zeros(())}, tx.init(params), jnp.ones(()), None, zero + 3
+    )  # as a run that has skipped three updates saves it
+    options = {'seed': 0, 'mean': (0.0,), 'std': (1.0,), 'skip_nonfinite': False}
+    step = make_train_step(Mean(), tx, None, parallel.make_mesh(), **options)
+
+    def batch(pixel):
+        return {'image': np.full((8, 2, 4, 4, 1), pixel, np.uint8)}
+
+    trained, metrics = step(state, batch(100))
+    assert int(trained.step) == 1 and float(trained.params['w']) != 1
+    assert metrics['skipped_updates'][0] == 3
+    weight = float(trained.params['w'])
+    frozen, metrics = step(trained, batch(255))
+    assert metrics['skipped_updates'][0] == 4  # one more than the rows before: the host stops
+    later, metrics = step(frozen, batch(100))
+    assert int(later.step) == 1 and float(later.params['w']) == weight
+    assert metrics['skipped_updates'][0] == 4 and int(later.thawed().skipped) == 3

@@ -1,5 +1,7 @@
 """One process in a workdir at a time; real processes are in test_resumption.py."""
 
+import errno
+import fcntl
 import json
 import os
 import socket
@@ -40,15 +42,42 @@ def test_a_file_and_a_place_that_cannot_be_written(tmp_path):
 def test_in_a_bucket_signs_of_life_hold_the_workdir(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, '_BEAT', 0.01)
     path = tmp_path / 'lock'
-    with lock._bucket(str(tmp_path)):
+    with lock._by_signs(str(tmp_path)):
         first = json.loads(path.read_text())['seen']
         with pytest.raises(ConfigError, match=f'in use by process {os.getpid()}'):
-            lock._bucket(str(tmp_path)).__enter__()
+            lock._by_signs(str(tmp_path)).__enter__()
         deadline = time.monotonic() + 10
         while json.loads(path.read_text())['seen'] == first:
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert not path.exists()
     path.write_text(json.dumps({'holder': 'process 1 on elsewhere', 'seen': time.time() - 91}))
-    with lock._bucket(str(tmp_path)):  # silent for too long
+    with lock._by_signs(str(tmp_path)):  # silent for too long
+        pass
+
+
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_on_a_mount_without_locks_signs_of_life_hold_the_workdir(
+    tmp_path, monkeypatch, capsys, number
+):
+    def flock(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    words = f'in use by process {os.getpid()}'
+    with lock.hold(str(tmp_path)):
+        assert f'without locks ({os.strerror(number)})' in capsys.readouterr().err
+        with pytest.raises(ConfigError, match=words), lock.hold(str(tmp_path)):
+            pass
+    with lock.hold(str(tmp_path)):
+        pass
+
+
+def test_a_lock_that_fails_otherwise_is_a_line(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    words = r'cannot be locked \(Input/output error\)'
+    with pytest.raises(ConfigError, match=words), lock.hold(str(tmp_path)):
         pass

@@ -79,6 +79,15 @@ def test_a_damaged_last_line_is_dropped(tmp_path, caplog, damage, resume_step):
     assert 'line 3 is damaged' in caplog.text
 
 
+def test_a_damaged_line_is_told_once(tmp_path, caplog):
+    _write(tmp_path, [1, 2])
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write('{"step": 3, "lo\n{"step": 4, "loss": 1.0}\n')
+    for _ in range(3):
+        assert [row['step'] for row in read_metrics(tmp_path)] == [1, 2, 4]
+    assert caplog.text.count('is damaged') == 1
+
+
 def test_a_whole_last_line_without_its_newline_is_kept(tmp_path):
     _write(tmp_path, [1, 2])
     path = tmp_path / 'metrics.jsonl'
@@ -115,6 +124,20 @@ def test_tensorboard_reads_the_summaries(tmp_path):
     read = [(e.step, tensors.make_ndarray(e.tensor_proto)) for e in events.Tensors('loss')]
     assert read == [(10, 1.25), (20, 2.5)]
     assert len(read_metrics(tmp_path)) == 2
+
+
+def test_tensorboard_has_each_step_once_after_a_resume(tmp_path):
+    # What TensorBoard itself reads with; event_accumulator forgets to purge tensors.
+    name = 'tensorboard.backend.event_processing.plugin_event_accumulator'
+    accumulators = pytest.importorskip(name)
+    for resume_step, steps in ((0, (1, 2, 3, 4)), (2, (3, 4, 5)), (4, (5,))):
+        with MetricWriter(tmp_path, resume_step=resume_step) as metrics:
+            for step in steps:
+                metrics.write(step, {'loss': 10.0 * resume_step + step})
+    events = accumulators.EventAccumulator(str(tmp_path / 'tensorboard'))
+    events.Reload()
+    read = [(e.step, float(e.tensor_proto.float_val[0])) for e in events.Tensors('loss')]
+    assert read == [(1, 1.0), (2, 2.0), (3, 23.0), (4, 24.0), (5, 45.0)]
 
 
 @pytest.mark.parametrize('error', [ImportError('no such module'), TypeError('mixed versions')])
