@@ -9,10 +9,15 @@ from etils import epath
 
 def write_text(path: epath.PathLike, text: str) -> None:
     """Replaces the file at `path` in one move: a reader finds the old text or all of the new."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.PathLike, content: bytes) -> None:
+    """Replaces the file at `path` in one move, as `write_text` does."""
     path = epath.Path(path)
     temporary = path.with_name(f'{path.name}.tmp')
-    with temporary.open('w') as file:
-        file.write(text)
+    with temporary.open('wb') as file:
+        file.write(content)
         flush_to_disk(file)
     temporary.replace(path)
 

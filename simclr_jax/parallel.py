@@ -4,17 +4,21 @@ The batch is sharded over every device, the train state is replicated. Semantics
 `jax.jit` a mean over the batch axis is a mean over all devices of all processes.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from simclr_jax.config import ConfigError
+from simclr_jax.config import ConfigError, RunError
 
 DATA_AXIS = 'data'
+_DAYS = 7 * 24 * 3600 * 1000  # milliseconds
+T = TypeVar('T')
 
 Tree = Any  # a pytree of arrays
 
@@ -124,6 +128,44 @@ def from_main_process(numbers: list[int]) -> list[int]:
     from jax.experimental import multihost_utils
 
     return multihost_utils.broadcast_one_to_all(np.array(numbers, np.int32)).tolist()
+
+
+_made = itertools.count()  # names what `made_by_main_process` waits for, alike in all processes
+
+
+def made_by_main_process(
+    make: Callable[[], T], pack: Callable[[T], bytes], unpack: Callable[[bytes], T]
+) -> T:
+    """Returns what `make` does in the first process, in every process; the others wait for it.
+
+    It may take hours: the others ask the coordinator, as a collective would give up.
+
+    Raises:
+      ConfigError, RunError: `make` raised it in the first process.
+    """
+    if jax.process_count() == 1:
+        return make()
+    from jax._src import distributed  # there is no public way to its client
+    from jax.experimental import multihost_utils
+
+    client = distributed.global_state.client
+    key, made, error, packed = f'simclr_jax/made/{next(_made)}', None, None, b''
+    if is_main_process():
+        answer = {'size': 0}
+        try:
+            made = make()
+            packed = pack(made)
+            answer['size'] = len(packed)
+        except (ConfigError, RunError) as raised:
+            error = raised
+            answer |= {'error': str(raised), 'config': isinstance(raised, ConfigError)}
+        client.key_value_set(key, json.dumps(answer))
+    answer = json.loads(client.blocking_key_value_get(key, _DAYS))
+    if 'error' in answer:
+        raise error or (ConfigError if answer['config'] else RunError)(answer['error'])
+    bytes_ = np.frombuffer(packed, np.uint8) if packed else np.zeros(answer['size'], np.uint8)
+    packed = multihost_utils.broadcast_one_to_all(bytes_)
+    return made if is_main_process() else unpack(packed.tobytes())
 
 
 def is_main_process() -> bool:

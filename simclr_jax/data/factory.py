@@ -7,10 +7,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from simclr_jax.data import sources
+from simclr_jax.workdir.claim import Held
 
 
-def open_split(config: ConfigDict, split: str) -> sources.Source:
-    """Opens a split of the config's data set."""
+def open_split(config: ConfigDict, split: str, held: Held | None = None) -> sources.Source:
+    """Opens a split of the config's data set; `held` is what it held when the run began."""
     data = config.data
     return sources.open_source(
         data.dataset,
@@ -19,6 +20,7 @@ def open_split(config: ConfigDict, split: str) -> sources.Source:
         path=data.path,
         max_bad_fraction=data.max_bad_fraction,
         canvas=data.canvas,
+        held=held,
     )
 
 

@@ -2,59 +2,103 @@
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from simclr_jax.config import ConfigError, RunError
 from simclr_jax.data import example, pictures
-from simclr_jax.data.folder_index import Index, check_bad, in_split, label_of
+from simclr_jax.data.folder_files import open_folder
+from simclr_jax.data.folder_index import Index, check_bad
+
+_NAMED = 5  # pictures named that vanish during a run
 
 
 class Reader:
     """Reads the records of some pictures of an index; a picture that is gone is left out.
 
     A file that can no longer be read as it was indexed gives its place to the next one, so that a
-    batch stays full; it is named in `bad`.
+    batch stays full; it is named in `bad`. Too many of them, or a folder that has gone, end it.
+
+    Attributes:
+      num_files: how many the folder holds, the bad ones and the other splits' too.
+      bad: name to reason, of all that was left out so far.
+      labels: class of each picture, -1 where it has none, `[n]` int32.
+      failure: what ended the reading, if anything has.
     """
 
     def __init__(self, path: str, index: Index, split: str, max_bad_fraction: float):
-        self._root = os.path.abspath(os.path.expanduser(path))
         self.num_files = len(index.names) + len(index.bad)
-        self.bad = dict(index.bad)  # name to reason, of all that was left out so far
-        check_bad(self.bad, self.num_files, path, max_bad_fraction)
-        chosen = [i for i, name in enumerate(index.names) if in_split(name, split)]
-        self.names = [index.names[i] for i in chosen]
-        self._kinds = index.kinds[chosen]
-        names = index.label_names()
-        numbers = {name: i for i, name in enumerate(names or ())}
-        labels = [numbers.get(label_of(name), -1) for name in self.names]
-        self.labels = np.array(labels, np.int32)
+        self.bad = dict(index.bad)
+        self.failure: ConfigError | RunError | None = None
+        self._folder, self._path, self._max_bad = open_folder(path), path, max_bad_fraction
+        check_bad(self.bad, self.num_files, self._path, max_bad_fraction)
+        self._index, self._places = index, index.layout.places(split).astype(np.int32)
+        self.labels = np.full(len(self._places), -1, np.int32)
+        if index.layout.labels_of(split):
+            self.labels[:] = index.layout.label[self._places]
         self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(os.cpu_count())
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._places)
+
+    def names(self) -> Iterator[bytes]:
+        """Yields the path of each picture."""
+        root = os.path.realpath(self._folder.root)
+        for place in self._places:
+            yield os.path.join(root, self._index.names.raw(place))
 
     def __call__(self, indices: Iterable[int]) -> list[bytes]:
+        """Returns the records of `indices`.
+
+        Raises:
+          ConfigError: more pictures are bad by now than may be.
+          RunError: the folder has gone.
+        """
         return list(self._executor.map(self._read, map(int, indices)))
 
     def _read(self, index: int) -> bytes:
-        for place in range(index, index + len(self)):
-            i = place % len(self)
-            name = self.names[i]
+        for number in range(index, index + len(self)):
+            if self.failure:  # the other threads need not find it themselves
+                raise self.failure
+            number %= len(self)
+            place = int(self._places[number])
+            name = self._index.names.raw(place)
             try:
-                with open(os.path.join(self._root, name), 'rb') as file:
-                    encoded = file.read()
-                if pictures.KINDS[self._kinds[i]] != pictures.PLAIN:
-                    encoded = pictures.as_bmp(encoded)
-                elif not encoded.startswith(b'\xff\xd8') or len(encoded) < 4:
-                    raise OSError('no longer a JPEG')
-                label = int(self.labels[i])
+                encoded = self._record(self._folder.read(name), place)
+                label = int(self.labels[number])
                 return example.serialize(encoded, label if label >= 0 else None)
-            except Exception as error:
-                with self._lock:
-                    if name not in self.bad:
-                        self.bad[name] = f'can no longer be read: {error}'
-                        print(f'{name}: {self.bad[name]}; left out', flush=True)
-        raise OSError(f'none of the pictures in {self._root} can be read any more')
+            except RunError as error:
+                self.failure = self.failure or error
+                raise self.failure from None
+            except Exception as error:  # Pillow raises anything
+                self._leave_out(self._index.names[place], error)
+        raise OSError(f'none of the pictures in {self._path} can be read any more')
+
+    def _record(self, encoded: bytes, place: int) -> bytes:
+        """Returns what the pipeline decodes."""
+        if pictures.KINDS[self._index.kinds[place]] != pictures.PLAIN:
+            return pictures.as_bmp(encoded)
+        if not encoded.startswith(b'\xff\xd8') or len(encoded) < 4:
+            raise OSError('no longer a JPEG')
+        return encoded
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        with self._lock:
+            if name in self.bad:
+                return
+            self.bad[name] = f'can no longer be read: {getattr(error, "strerror", None) or error}'
+            vanished = sum(reason.startswith('can no') for reason in self.bad.values())
+            if vanished <= _NAMED:
+                print(f'{name}: {self.bad[name]}; left out', flush=True)
+            if vanished == _NAMED:
+                print('more of them are counted, as bad_pictures in metrics.jsonl', flush=True)
+            try:
+                check_bad(self.bad, self.num_files, self._path, self._max_bad)
+            except ConfigError as failure:
+                self.failure = failure
+                if isinstance(error, OSError) and self._folder.failed >= _NAMED:
+                    self.failure = self._folder.gone(error)
+                raise self.failure from None

@@ -1,120 +1,197 @@
 """What a folder of pictures holds: each file looked at once, remembered, in splits and classes."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from simclr_jax import parallel
 from simclr_jax.config import ConfigError
-from simclr_jax.data import pictures
+from simclr_jax.data import folder_cache, folder_files, pictures
+from simclr_jax.data.folder_cache import TABLE, Known
+from simclr_jax.data.folder_files import Files, Folder, Names, open_folder, readable
+from simclr_jax.data.folder_layout import ALL, Layout, lay_out
 from simclr_jax.data.pictures import Checked
 
-_VERSION = 3  # of the cached index
-SPLITS = ('train', 'test', 'all')
 _TEST_SHARE = 0.1
-_NAMED = 5  # bad pictures named in the log
-_BATCH = 256  # files that a thread looks at between two updates of the progress bar
+_NAMED = 5  # files named in a line
+_LISTED = 100  # bad files in a list
+_BATCH = 64  # files that a thread looks at between two updates of the progress
+_SAVE_SECONDS = 20.0  # between two times that a growing index is saved
+_SAY_SECONDS = 60.0  # between two lines of progress where there is no terminal
+_BAD = pictures.KINDS.index(pictures.BAD)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-    """The pictures below a folder, by name, and those that are left out.
+    """The pictures below a folder, by name, and what is left out.
 
     Attributes:
-      names: paths below the folder, sorted.
-      kinds: place in `pictures.KINDS` of each, `[n]` uint8.
-      sizes: height and width of each, upright, in pixels, `[n, 2]` int32.
-      orientations: EXIF's number of each, 1 to 8, `[n]` uint8.
-      peaks: the largest value of each that has more than 8 bits, 0 for the others, `[n]` float32.
-      pages: 2 for each TIFF of several pages, 1 for the others, `[n]` uint8.
-      bad: path to the reason why it is left out.
+      known: the good pictures of the run.
+      bad: name to the reason why a file, or all below a folder, is left out.
+      notes: what else to say about the folder, a line each.
     """
 
-    names: Sequence[str]
-    kinds: np.ndarray
-    sizes: np.ndarray
-    orientations: np.ndarray
-    peaks: np.ndarray
-    pages: np.ndarray
+    known: Known
     bad: dict[str, str]
+    notes: tuple[str, ...] = ()
 
-    def label_names(self) -> tuple[str, ...] | None:
-        """The sub-folders, where there are two or more and every picture is in one of them."""
-        labels = {label_of(name) for name in self.names}
-        return tuple(sorted(labels)) if len(labels) > 1 and '' not in labels else None
+    @property
+    def names(self) -> Names:
+        """Paths below the folder, sorted by their bytes."""
+        return self.known.names
+
+    @property
+    def kinds(self) -> np.ndarray:
+        """Place in `pictures.KINDS` of each picture, `[n]` uint8."""
+        return self.known.table['kind']
+
+    @property
+    def orientations(self) -> np.ndarray:
+        """EXIF's number of each, 1 to 8, `[n]` uint8."""
+        return self.known.table['orientation']
+
+    @property
+    def peaks(self) -> np.ndarray:
+        """The largest value of each that has more than 8 bits, 0 for the others, `[n]` float32."""
+        return self.known.table['peak']
+
+    @property
+    def pages(self) -> np.ndarray:
+        """2 for each TIFF of several pages, 1 for the others, `[n]` uint8."""
+        return self.known.table['pages']
+
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        """Height and width of each, upright, in pixels, `[n, 2]` int32."""
+        table = self.known.table
+        return np.stack([table['height'], table['width']], axis=1).astype(np.int32)
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Its splits and classes."""
+        return lay_out(self.names, self.known.table['test'])
+
+    def pack(self) -> bytes:
+        """Which pictures these are, for `read_index` at the next start of the run."""
+        return folder_cache.pack(self.known)
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Height and width that no picture exceeds."""
+        table = self.known.table
+        return int(table['height'].max()), int(table['width'].max())
+
+    def describe(self) -> str:
+        """Returns what was found, in one line: pictures, splits, classes or why there are none."""
+        layout, count = self.layout, len(self.names)
+        text = f'{count:,} picture{"s" * (count != 1)}'
+        for i, split in enumerate(layout.names()[:-1]):
+            places = layout.places(split)
+            classes = np.unique(layout.label[places]).size if layout.labels_of(split) else 0
+            kinds = f' in {classes:,} classes' if layout.splits and classes else ''
+            text += f'{", " if i else ": "}{len(places):,} {split}{kinds}'
+        if layout.label_names and not layout.splits:
+            text += f'; {len(layout.label_names):,} classes, by sub-folder'
+        for split, why in layout.unlabelled.items():
+            text += f'; no labels{"" if split == ALL else f" in {split}"}: {why}'
+        return '\n'.join((text, *self.notes))
 
 
-def label_of(name: str) -> str:
-    """The sub-folder that a picture is in, '' for one beside them."""
-    return name.partition('/')[0] if '/' in name else ''
-
-
-def in_split(name: str, split: str) -> bool:
-    """Whether a picture is in 'train', 'test' (a tenth, by its name) or 'all'."""
-    digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], 'big')
-    return split == 'all' or (digest / 2**64 < _TEST_SHARE) == (split == 'test')
-
-
-def check_there(path: str, field: str = 'data.path') -> None:
-    """Raises ConfigError where there is no such folder."""
-    if not path or not os.path.isdir(os.path.expanduser(path)):
-        raise ConfigError(
-            f'{field}={path!r}: is not a folder; name the one that holds the pictures'
-        )
-
-
-def read_index(path: str, cache: pathlib.Path) -> Index:
+def read_index(path: str, cache: pathlib.Path, held: bytes = b'') -> Index:
     """Indexes a folder; files that are as they were at the last time are not looked at again.
+
+    Of several processes the first one does it, and the others get what it found.
 
     Args:
       path: the folder.
-      cache: where the index is kept, a JSON file for each folder.
+      cache: where the index is kept, a file for each folder.
+      held: the pictures that the run has, from `Index.pack`; b'' for a run that begins, which has
+        all of them.
 
     Raises:
-      ConfigError: the folder is not there, or holds no picture.
+      ConfigError: the folder is not there, holds no picture, or lacks some that the run has.
+      RunError: the folder went away.
     """
-    check_there(path)
-    root = os.path.abspath(os.path.expanduser(path))
-    file = cache / f'{hashlib.sha256(root.encode()).hexdigest()[:16]}.json'
-    known = _load(file)
-    found = dict(_walk(root, ''))  # name -> [size, mtime]
-    looked = {n: Checked(*known[n][1]) for n in found if known.get(n, (None,))[0] == found[n]}
-    new = [name for name in found if name not in looked]
-    if new:
-        looked |= _look_at(root, new)
-    if new or len(known) != len(found):
-        _save(file, {name: [found[name], looked[name]] for name in sorted(found)})
-    good = sorted(name for name in found if looked[name].kind != pictures.BAD)
-    if not good:
+    return parallel.made_by_main_process(lambda: _index(path, cache, held), _pack, _unpack)
+
+
+def _index(path: str, cache: pathlib.Path, held: bytes) -> Index:
+    folder = open_folder(path)
+    file = cache / f'{hashlib.sha256(folder.root).hexdigest()[:16]}.index'
+    files = folder_files.walk(folder, pictures.SUFFIXES)
+    known = folder_cache.load(file)
+    if held and not len(known.names):
+        with contextlib.suppress(ValueError):  # another version's
+            known = folder_cache.unpack(held)  # the folder has moved; its files are as they were
+    places = folder_cache.match(known, files.names, files.sizes, files.times)
+    if (places < 0).any() or len(known.names) != len(places):
+        known = _look(folder, file, files, known, places)
+    bad = files.odd | {known.names[i]: reason for i, reason in known.reasons.items()}
+    notes = tuple(f'{name} is left out: {why}' for name, why in list(files.again.items())[:_NAMED])
+    del files, places
+    good = np.flatnonzero(known.table['kind'] != _BAD)
+    if not len(good):
         raise ConfigError(
-            f'data.path={path!r}: holds no picture that can be read among {len(found)} files '
-            f'ending in {", ".join(pictures.SUFFIXES)}'
+            f'data.path={path!r}: holds no picture that can be read among '
+            f'{len(known.names) + len(bad) - len(known.reasons):,} files ending in '
+            f'{", ".join(pictures.SUFFIXES)}'
         )
-    checked = [looked[name] for name in good]
-    return Index(
-        tuple(good),
-        np.array([pictures.KINDS.index(one.kind) for one in checked], np.uint8),
-        np.array([[one.height, one.width] for one in checked], np.int32),
-        np.array([one.orientation for one in checked], np.uint8),
-        np.array([one.peak for one in checked], np.float32),
-        np.array([one.pages for one in checked], np.uint8),
-        {name: looked[name].reason for name in sorted(found.keys() - set(good))},
+    if len(good) < len(known.names):
+        known = known.chosen(good)
+    if held:
+        known, added = _only(known, bad, held, path)
+        notes += added
+    return Index(known, bad, notes)
+
+
+def _only(
+    known: Known, bad: dict[str, str], held: bytes, path: str
+) -> tuple[Known, tuple[str, ...]]:
+    """Returns those of the pictures that the run has, and what to say about the others."""
+    mine = folder_cache.unpack(held, names_only=True)
+    places = folder_cache.match(known, mine.names, mine.table['size'])
+    if (lacking := np.flatnonzero(places < 0)).size:
+        names = set(known.names) if lacking.size < len(places) else set()
+        listed = [
+            f'{name} ({"changed" if name in names else bad.get(name, "gone")})'
+            for name in map(mine.names.__getitem__, lacking[:_NAMED])
+        ]
+        more = ', ...' if lacking.size > _NAMED else ''
+        raise ConfigError(
+            f'data.path={path!r}: {lacking.size:,} of the {len(places):,} pictures that this run '
+            f'began with are not there as they were: {", ".join(listed)}{more}. Bring them back, '
+            'or begin a new run with another --workdir'
+        )
+    if len(places) == len(known.names):
+        return known, ()
+    added = np.setdiff1d(np.arange(len(known.names)), places)
+    listed = ', '.join(known.names[i] for i in added[:_NAMED])
+    note = (
+        f'{added.size:,} picture{"s" * (added.size != 1)} came since this run began ({listed}'
+        f'{", ..." if added.size > _NAMED else ""}): left out, as a run goes on with what it began '
+        'with; another --workdir begins one with all of them'
     )
+    return known.chosen(places), (note,)
 
 
 def check_bad(bad: dict[str, str], total: int, path: str, max_fraction: float) -> None:
     """Raises ConfigError, with a list, where more than `max_fraction` of `total` files are bad."""
     if len(bad) > max_fraction * total:
-        listed = [f'  {name}: {reason}' for name, reason in bad.items()]
+        listed = [f'  {name}: {reason}' for name, reason in itertools.islice(bad.items(), _LISTED)]
+        if len(bad) > _LISTED:
+            listed.append(f'  and {len(bad) - _LISTED:,} more')
         raise ConfigError(
-            f'data.path={path!r}: {len(bad)} of {total} files are no pictures that can be read, '
+            f'data.path={path!r}: {len(bad)} of {total} files could not be read as pictures, '
             f'more than data.max_bad_fraction={max_fraction}; remove them, or allow more:\n'
             + '\n'.join(listed)
         )
@@ -122,61 +199,106 @@ def check_bad(bad: dict[str, str], total: int, path: str, max_fraction: float) -
 
 def describe_bad(bad: dict[str, str]) -> str:
     """'3 files are left out: a.jpg (empty), ...', the first few named."""
-    listed = [f'{name} ({reason})' for name, reason in list(bad.items())[:_NAMED]]
+    listed = [f'{name} ({reason})' for name, reason in itertools.islice(bad.items(), _NAMED)]
     more = ', ...' if len(bad) > _NAMED else ''
     return f'{len(bad)} bad pictures are left out: {", ".join(listed)}{more}'
 
 
-def _walk(root: str, prefix: str) -> Iterator[tuple[str, list[int]]]:
-    """Yields name, [size, time of the last change] of the files that may be pictures."""
-    with os.scandir(os.path.join(root, prefix)) as entries:
-        for entry in entries:
-            name = prefix + entry.name
-            if entry.name.startswith('.'):
-                continue
-            if entry.is_dir():
-                yield from _walk(root, name + '/')
-            elif entry.name.lower().endswith(pictures.SUFFIXES):
-                status = entry.stat()
-                yield name, [status.st_size, status.st_mtime_ns]
+def _look(folder: Folder, file: pathlib.Path, files: Files, known: Known, places) -> Known:
+    """Looks at the files whose place in `known` is -1; returns what is known of all of them.
 
+    What was found is saved while it grows. A file that could not be read is looked at again at the
+    next start: the reason may have gone.
+    """
+    table = np.zeros(len(places), TABLE)
+    old = np.flatnonzero(places >= 0)
+    table[old] = known.table[places[old]]
+    reasons = {i: known.reasons[j] for i, j in enumerate(places) if j in known.reasons}
+    table['size'], table['time'], table['length'] = files.sizes, files.times, files.names.lengths()
+    looked = places >= 0
+    unread = np.zeros(len(places), bool)
+    new = np.flatnonzero(~looked)
 
-def _look_at(root: str, names: list[str]) -> dict[str, Checked]:
-    def look(name: str) -> Checked:
+    def look(start: int) -> None:
+        for i in map(int, new[start : start + _BATCH]):
+            name = files.names.raw(i)
+            try:
+                found = pictures.check(folder.read(name))
+            except OSError as error:
+                unread[i], found = True, Checked(pictures.BAD, reason=str(error.strerror or error))
+            row = table[i]
+            for column in ('height', 'width', 'orientation', 'peak', 'pages'):
+                row[column] = getattr(found, column)
+            row['kind'], row['test'] = pictures.KINDS.index(found.kind), _is_test(name)
+            if found.reason:
+                reasons[i] = found.reason
+            looked[i] = True
+
+    def save() -> None:
+        kept = looked & ~unread
+        everything = Known(files.names, table, dict(reasons))
+        everything = everything if kept.all() else everything.chosen(np.flatnonzero(kept))
         try:
-            with open(os.path.join(root, name), 'rb') as file:
-                return pictures.check(file.read())
+            folder_cache.save(file, everything)
         except OSError as error:
-            return Checked(pictures.BAD, reason=error.strerror)
+            print(
+                f'the index of {readable(folder.root)} cannot be kept in {file.parent} '
+                f'({error.strerror}): every picture is looked at again at the next start',
+                file=sys.stderr,
+                flush=True,
+            )
 
-    looked, start = {}, time.monotonic()
-    with ThreadPoolExecutor(os.cpu_count()) as executor:
-        parts = [names[i : i + _BATCH] for i in range(0, len(names), _BATCH)]
-        found_in = executor.map(lambda part: list(map(look, part)), parts)
-        for part, found in zip(parts, found_in, strict=True):
-            looked |= dict(zip(part, found, strict=True))
-            rate = len(looked) / max(time.monotonic() - start, 1e-9)
-            _progress(f'indexing {root}: {len(looked):,} of {len(names):,} files, {rate:,.0f}/s')
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    return looked
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f'\r{text}\x1b[K', end='', file=sys.stderr, flush=True)
-
-
-def _load(file: pathlib.Path) -> dict[str, list]:
+    progress = _Progress(f'indexing {readable(folder.root)}', len(new))
+    executor = ThreadPoolExecutor(os.cpu_count())
+    due = time.monotonic() + _SAVE_SECONDS
     try:
-        saved = json.loads(file.read_text())
-        return saved['files'] if saved['version'] == _VERSION else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # none yet, or damaged: it is made anew
+        for number, _ in enumerate(executor.map(look, range(0, len(new), _BATCH)), 1):
+            progress.update(min(number * _BATCH, len(new)))
+            if time.monotonic() > due:
+                began = time.monotonic()
+                save()
+                due = time.monotonic() + max(_SAVE_SECONDS, 20 * (time.monotonic() - began))
+    finally:  # Ctrl-C, or a folder that has gone
+        executor.shutdown(cancel_futures=True)
+        progress.finish()
+        save()
+    return Known(files.names, table, reasons)
 
 
-def _save(file: pathlib.Path, files: dict[str, list]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f'.{os.getpid()}.tmp')
-    temporary.write_text(json.dumps({'version': _VERSION, 'files': files}))
-    temporary.replace(file)
+def _is_test(name: bytes) -> bool:
+    """Whether a picture is in the tenth, by its name, that is 'test'."""
+    return int.from_bytes(hashlib.sha256(name).digest()[:8], 'big') / 2**64 < _TEST_SHARE
+
+
+class _Progress:
+    """A line on the terminal that changes; elsewhere one now and then."""
+
+    def __init__(self, text: str, total: int):
+        self._text, self._total, self._start = text, total, time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._said = self._start
+
+    def update(self, done: int) -> None:
+        now = time.monotonic()
+        rate = done / max(now - self._start, 1e-9)
+        text = f'{self._text}: {done:,} of {self._total:,} files, {rate:,.0f}/s'
+        if self._terminal:
+            print(f'\r{text}\x1b[K', end='', file=sys.stderr, flush=True)
+        elif now - self._said > _SAY_SECONDS:
+            self._said = now
+            print(text, file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        if self._terminal:
+            print(file=sys.stderr)
+
+
+def _pack(index: Index) -> bytes:
+    head = json.dumps([index.bad, index.notes]).encode()
+    return head + b'\n' + folder_cache.pack(index.known)
+
+
+def _unpack(packed: bytes) -> Index:
+    head, _, known = packed.partition(b'\n')
+    bad, notes = json.loads(head)
+    return Index(folder_cache.unpack(known), bad, tuple(notes))

@@ -119,7 +119,7 @@ def train_batches(
     else:
         dataset = dataset.unbatch().map(views_of_one, parallel, deterministic=True)
         dataset = dataset.batch(len(rows), drop_remainder=True)
-    return _iterate(dataset, workers)
+    return _iterate(dataset, workers, source)
 
 
 def draw_parameters(
@@ -181,7 +181,7 @@ def canvas_batches(
     dataset = tf.data.Dataset.range(start_step, total_steps)
     dataset = dataset.map(records, 2, deterministic=True)
     dataset = dataset.unbatch().map(canvas_of_one, parallel, deterministic=True)
-    return _iterate(dataset.batch(local, drop_remainder=True), workers)
+    return _iterate(dataset.batch(local, drop_remainder=True), workers, source)
 
 
 def decoded(source: Source, batch_size: int, workers: int = 0) -> Iterator[np.ndarray]:
@@ -206,7 +206,7 @@ def decoded(source: Source, batch_size: int, workers: int = 0) -> Iterator[np.nd
 
     dataset = tf.data.Dataset.range(2**62).map(records, 2, deterministic=True).unbatch()
     dataset = dataset.map(size, workers or tf.data.AUTOTUNE, deterministic=True)
-    return _iterate(dataset.batch(batch_size), workers)
+    return _iterate(dataset.batch(batch_size), workers, source)
 
 
 def eval_batches(
@@ -262,7 +262,7 @@ def eval_batches(
     num_batches = -(-source.num_examples // batch_size)
     dataset = tf.data.Dataset.range(num_batches)
     dataset = dataset.map(batch_of, workers or tf.data.AUTOTUNE, deterministic=True)
-    return _iterate(dataset, workers)
+    return _iterate(dataset, workers, source)
 
 
 def read_images(source: Source, indices: np.ndarray, **how) -> np.ndarray:
@@ -373,9 +373,22 @@ def _to_uint8(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.round(images * 255.0), tf.uint8)
 
 
-def _iterate(dataset: tf.data.Dataset, workers: int) -> Iterator[dict[str, np.ndarray]]:
+def _iterate(
+    dataset: tf.data.Dataset, workers: int, source: Source
+) -> Iterator[dict[str, np.ndarray]]:
     options = tf.data.Options()
     options.deterministic = True
     if workers:
         options.threading.private_threadpool_size = workers
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options).as_numpy_iterator()
+    dataset = dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return _said_plainly(dataset.as_numpy_iterator(), source)
+
+
+def _said_plainly(batches: Iterator, source: Source) -> Iterator:
+    """Raises what ended the reading as it was, where TensorFlow wraps it in an error of its own."""
+    try:
+        yield from batches
+    except tf.errors.OpError:
+        if failure := source.failure():
+            raise failure from None
+        raise

@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from simclr_jax.config import ConfigError
+from simclr_jax.config import ConfigError, RunError
 from simclr_jax.data import folder, folder_index, tfrecord
+from simclr_jax.data.folder_files import open_folder
+from simclr_jax.workdir.claim import Held
 
 BUILT_HERE = ('digits',)  # data sets that this package makes where they are missing
 FOLDER = 'folder'  # the name of what is no data set of TFDS, but the pictures below `data.path`
@@ -37,6 +39,11 @@ class Source:
         records themselves tell.
       identify: returns a number for each record `[num_examples]` uint64, which is the same in
         every split and slice that the record is in; None where that is not known.
+      data: what it is a split of.
+      held: returns what the data hold, which is part of a run; None for data that are made up.
+      largest: height and width that no picture of a folder exceeds, in pixels.
+      description: what was found, in a line, and what else to say, a line each.
+      failure: what ended the reading, where something has: too many bad files, or a lost folder.
     """
 
     read: Callable[[Sequence[int]], list[bytes]]
@@ -48,6 +55,11 @@ class Source:
     bad: dict[str, str] = dataclasses.field(default_factory=dict)
     labels: np.ndarray | None = None
     identify: Callable[[], np.ndarray] | None = None
+    data: 'Data | None' = None
+    held: Callable[[], Held] | None = None
+    largest: tuple[int, int] | None = None
+    description: str = ''
+    failure: Callable[[], ConfigError | RunError | None] = lambda: None
 
     @property
     def canvas_shape(self) -> tuple[int, int, int]:
@@ -60,6 +72,20 @@ class Source:
         return len(self.label_names or ())
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """A data set or folder, looked at once.
+
+    Attributes:
+      splits: the names of its splits, without slices of them.
+      open: opens one of them, or a slice; raises ConfigError where there is no such split, or no
+        picture in it, or too many bad ones.
+    """
+
+    splits: tuple[str, ...]
+    open: Callable[[str], Source]
+
+
 def check_prepared(dataset: str, data_dir: str, path: str = '') -> None:
     """Checks that a data set, or the folder `path`, can be read, without importing TensorFlow.
 
@@ -67,26 +93,43 @@ def check_prepared(dataset: str, data_dir: str, path: str = '') -> None:
       ConfigError: it is not there, or prepared in another format; it says how to prepare it.
     """
     if dataset == FOLDER:
-        folder_index.check_there(path)
+        open_folder(path)
         return
     if dataset in BUILT_HERE or '://' in data_dir:  # a bucket is looked at when it is opened
         return
-    builder = dataset.partition(':')[0]  # without a version
-    name = builder.partition('/')[0]  # without a builder's config
+    builder, _, version = dataset.partition(':')
+    name, _, variant = builder.partition('/')  # TFDS calls it the builder's config
     place = default_data_dir(data_dir) / name
-    infos = sorted(place.glob('**/dataset_info.json'))
+    infos = [json.loads(info.read_text()) for info in sorted(place.glob('**/dataset_info.json'))]
     prepare = f'python -m simclr_jax.data.prepare {builder} --data_dir={place.parent}'
     if not infos:
         raise ConfigError(
             f'data.dataset={dataset!r}: is not prepared under {place.parent}; prepare it with '
             f'`{prepare}`, name its place in data.data_dir, or take digits, which needs no download'
         )
-    formats = {json.loads(info.read_text()).get('fileFormat') for info in infos}
+    prepared = sorted({_name_of(info) for info in infos})
+    infos = [
+        info
+        for info in infos
+        if (not variant or info.get('configName') == variant)
+        and (not version or '*' in version or info.get('version') == version)
+    ]
+    if not infos:
+        raise ConfigError(
+            f'data.dataset={dataset!r}: is not prepared under {place.parent}, but '
+            f'{", ".join(prepared)} is; name one of these, or prepare it with `{prepare}`'
+        )
+    formats = {info.get('fileFormat') for info in infos}
     if not formats & {'array_record', 'tfrecord'}:
         raise ConfigError(
             f'data.dataset={dataset!r}: {place} is prepared as {", ".join(map(str, formats))}, '
             f'which has no random access; prepare it again with `{prepare}`'
         )
+
+
+def _name_of(info: dict) -> str:
+    variant = f'/{info["configName"]}' if info.get('configName') else ''
+    return f'{info.get("name")}{variant}:{info.get("version")}'
 
 
 def default_data_dir(data_dir: str) -> pathlib.Path:
@@ -95,38 +138,74 @@ def default_data_dir(data_dir: str) -> pathlib.Path:
     return pathlib.Path(data_dir or default).expanduser()
 
 
-def split_names(dataset: str, data_dir: str, path: str = '') -> tuple[str, ...]:
-    """Returns the splits that a data set, or the folder `path`, has, without slices of them."""
-    if dataset == FOLDER:
-        return folder_index.SPLITS
-    return tuple(_open_builder(dataset, data_dir).info.splits)
-
-
-def open_source(
+def open_data(
     dataset: str,
     data_dir: str,
-    split: str,
     *,
     path: str = '',
     max_bad_fraction: float = 0.01,
     canvas: int = 512,
-) -> Source:
-    """Opens a split of a TFDS builder; makes the data set first if it is one of `BUILT_HERE`.
+    pictures: bytes = b'',
+) -> Data:
+    """Opens a TFDS builder, or a folder; makes the data set first if it is one of `BUILT_HERE`.
 
     Args:
       dataset: its name, or FOLDER.
       data_dir: where TFDS keeps data; a folder's index is kept there too.
-      split: a split, slices allowed; of a folder 'train', 'test' or 'all'.
       path: the folder, where `dataset` is FOLDER.
       max_bad_fraction: of a folder's files that may be no pictures.
       canvas: as in `Source`.
+      pictures: `Held.pictures` of the run that goes on with the folder; b'' takes all there are.
 
     Raises:
-      ConfigError: the data set or the split is not there, or too many pictures are bad.
+      ConfigError: the data set is not there, or the folder lacks pictures of the run.
+      RunError: the folder went away.
     """
     if dataset == FOLDER:
-        return _open_folder(path, data_dir, split, max_bad_fraction, canvas)
-    builder = _open_builder(dataset, data_dir)
+        cache = default_data_dir('' if '://' in data_dir else data_dir) / 'folder_index'
+        index = folder_index.read_index(path, cache, pictures)
+        splits = index.layout.names()
+
+        def open_(split: str) -> Source:
+            return _open_folder(data, path, index, split, max_bad_fraction, canvas)
+    else:
+        builder = _open_builder(dataset, data_dir)
+        splits = tuple(builder.info.splits)
+
+        def open_(split: str) -> Source:
+            return _open_tfds(data, builder, dataset, data_dir, split, canvas)
+
+    data = Data(splits, open_)
+    return data
+
+
+def open_source(
+    dataset: str, data_dir: str, split: str, *, held: Held | None = None, **options
+) -> Source:
+    """Opens a split of a TFDS builder or of a folder.
+
+    Args:
+      dataset: as for `open_data`.
+      data_dir: likewise.
+      split: a split, slices allowed; of a folder 'train', 'test', 'all' and those that are
+        sub-folders.
+      held: what the split held when the run began; None for a run that begins. Of a folder that has
+        grown since, only the pictures that the run has are opened.
+      **options: as for `open_data`.
+
+    Raises:
+      ConfigError: the data set or the split is not there, too many pictures are bad, or the data
+        are not those that the run began with.
+      RunError: the folder went away.
+    """
+    data = open_data(dataset, data_dir, pictures=held.pictures if held else b'', **options)
+    source = data.open(split)
+    if held and dataset != FOLDER:
+        held.check(source.held(), f'data.dataset={dataset!r}')
+    return source
+
+
+def _open_tfds(data: Data, builder, dataset: str, data_dir: str, split: str, canvas: int) -> Source:
     try:
         parts = [
             (str(part.filename), part.skip, part.take)
@@ -152,13 +231,16 @@ def open_source(
         ) from error
     features = builder.info.features
     label = features['label'] if 'label' in list(features) else None
+    label_names = tuple(label.names) if label is not None else None
     return Source(
         read=read,
         num_examples=num_examples,
         image_shape=tuple(features['image'].shape),
-        label_names=tuple(label.names) if label is not None else None,
+        label_names=label_names,
         canvas=canvas,
         identify=lambda: _numbers(parts),
+        data=data,
+        held=lambda: Held(num_examples, label_names),
     )
 
 
@@ -171,7 +253,7 @@ def _numbers(parts: Sequence[tuple[str, int, int]]) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.uint64), *numbers])
 
 
-def _number(name: str) -> int:
+def _number(name: str | bytes) -> int:
     return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), 'big')
 
 
@@ -212,27 +294,36 @@ def _build_digits(data_dir: str) -> None:
 
 
 def _open_folder(
-    path: str, data_dir: str, split: str, max_bad_fraction: float, canvas: int
+    data: Data,
+    path: str,
+    index: folder_index.Index,
+    split: str,
+    max_bad_fraction: float,
+    canvas: int,
 ) -> Source:
-    if split not in folder_index.SPLITS:
-        names = ', '.join(folder_index.SPLITS)
+    names = ', '.join(data.splits)
+    if not index.layout.has(split):
         raise ConfigError(f'data split {split!r} of the folder {path}: must be one of {names}')
-    cache = default_data_dir('' if '://' in data_dir else data_dir) / 'folder_index'
-    index = folder_index.read_index(path, cache)
     reader = folder.Reader(path, index, split, max_bad_fraction)
     if not len(reader):
-        raise ConfigError(f'data split {split!r} of the folder {path}: is empty; take "all"')
-    root = os.path.realpath(os.path.expanduser(path))
+        raise ConfigError(
+            f'data split {split!r} of the folder {path}: is empty, as none of the '
+            f'{len(index.names)} pictures falls into it; add some, or take another one ({names})'
+        )
+    label_names = index.layout.labels_of(split)
     return Source(
         read=reader,
         num_examples=len(reader),
         image_shape=(None, None, 3),
-        label_names=index.label_names(),
+        label_names=label_names,
         canvas=canvas,
         num_files=reader.num_files,
         bad=reader.bad,
         labels=reader.labels,
-        identify=lambda: np.array(
-            [_number(os.path.join(root, name)) for name in reader.names], np.uint64
-        ),
+        identify=lambda: np.fromiter(map(_number, reader.names()), np.uint64, len(reader)),
+        data=data,
+        held=lambda: Held(len(reader), label_names, index.pack()),
+        largest=index.largest,
+        description=index.describe(),
+        failure=lambda: reader.failure,
     )

@@ -63,7 +63,7 @@ def open_eval_data(config: ConfigDict, pretrained_on: Source, *, needed: bool) -
     Raises:
       ConfigError: data or labels are missing that the config, or `needed`, asks for.
     """
-    place = _Place(config)
+    place = _Place(config, pretrained_on)
     try:
         data = place.open_labelled(pretrained_on)
     except ConfigError as error:
@@ -82,12 +82,13 @@ def open_eval_data(config: ConfigDict, pretrained_on: Source, *, needed: bool) -
 class _Place:
     """The data set or folder that `config.eval` names, or the run's own."""
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, pretrained_on: Source):
         data, settings = config.data, config.eval
         self._config = config
         self._dataset = sources.FOLDER if settings.path else settings.dataset or data.dataset
         self._path = settings.path or data.path
         self._own = self._dataset == data.dataset and self._path == data.path
+        self._data = pretrained_on.data if self._own else None
         self.name = self._path if self._dataset == sources.FOLDER else self._dataset
         self.field = 'eval.path' if settings.path else 'eval.dataset'
         # What is named has to be right; where nothing is, the data are taken as they are.
@@ -99,8 +100,7 @@ class _Place:
         """Raises ConfigError where the splits have no labels that probes can be run on."""
         config, settings = self._config, self._config.eval
         with self._errors_name_eval():
-            sources.check_prepared(self._dataset, config.data.data_dir, self._path)
-            names = sources.split_names(self._dataset, config.data.data_dir, self._path)
+            names = self._splits()
         own_split = config.data.train_split
         train = self._first_labelled(
             'eval.train_split',
@@ -119,12 +119,12 @@ class _Place:
 
     def open_unlabelled(self, pretrained_on: Source, reason: str) -> EvalData:
         """Returns pictures for the report, where nothing can be tested."""
-        config, split = self._config, self._config.data.train_split
+        split = self._config.data.train_split
         train, test, test_split = pretrained_on, None, ''
-        names = sources.split_names(self._dataset, config.data.data_dir, self._path)
+        names = self._splits()
         for test_split in (name for name in _TEST_SPLITS if name in names):
             with contextlib.suppress(ConfigError):  # an empty one
-                test = self._open(test_split)
+                test = self._data.open(test_split)
                 break
         if test is None and train.num_examples > 1:
             train, test = splits.hold_out(train, _HELD_OUT)
@@ -144,7 +144,7 @@ class _Place:
                 continue
             try:
                 with self._errors_name_eval():
-                    source = self._open(split)
+                    source = self._data.open(split)
             except ConfigError as error:
                 reasons.append(f'{field}={split!r}: {error}' if named else str(error))
                 continue
@@ -230,16 +230,18 @@ class _Place:
             if note:
                 yield f'{probe}: {note}'
 
-    def _open(self, split: str) -> Source:
-        data = self._config.data
-        return sources.open_source(
-            self._dataset,
-            data.data_dir,
-            split,
-            path=self._path,
-            max_bad_fraction=data.max_bad_fraction,
-            canvas=data.canvas,
-        )
+    def _splits(self) -> tuple[str, ...]:
+        if self._data is None:
+            data = self._config.data
+            sources.check_prepared(self._dataset, data.data_dir, self._path)
+            self._data = sources.open_data(
+                self._dataset,
+                data.data_dir,
+                path=self._path,
+                max_bad_fraction=data.max_bad_fraction,
+                canvas=data.canvas,
+            )
+        return self._data.splits
 
     @contextlib.contextmanager
     def _errors_name_eval(self) -> Iterator[None]:

@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
 from simclr_jax import parallel
-from simclr_jax.config_loading import check_same_run
 from simclr_jax.data import splits
 from simclr_jax.data.factory import central_view, reader
 from simclr_jax.data.sources import Source
@@ -19,6 +18,7 @@ from simclr_jax.modes.probes import PROBES, Split, check_protocol, needs_baselin
 from simclr_jax.modes.reporting import write_run_report
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.train.state import TrainState
+from simclr_jax.workdir.claim import check_claim
 from simclr_jax.workdir.reader import find_step, restore
 
 _SAMPLE = 2000  # pictures of each split for the report, where no probe needs all of them
@@ -42,9 +42,9 @@ def evaluate_workdir(config: ConfigDict, workdir: str, probe: str, step: int | N
         raise config_lib.ConfigError(
             f'--workdir={workdir}: holds no run; pretrain first, or name the workdir of a run'
         )
-    check_same_run(config, saved.read_text(), workdir)
+    held = check_claim(config, workdir)
     found = find_step(workdir, step)
-    run = prepare(config)
+    run = prepare(config, held)
     data = prepare_evaluation(run, (probe,), needed=True)
     state = restore(workdir, found, run.abstract_state(), latest=step is None)
     evaluate(run, workdir, state, data, (probe,))

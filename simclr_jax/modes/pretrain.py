@@ -11,7 +11,7 @@ from simclr_jax.modes.reporting import save_views
 from simclr_jax.train.loop import train
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.workdir.agreement import check_same_data, check_shared
-from simclr_jax.workdir.claim import claim_workdir
+from simclr_jax.workdir.claim import check_claim, claim_workdir
 from simclr_jax.workdir.lock import hold
 
 
@@ -19,13 +19,15 @@ def main(config: ConfigDict, workdir: str) -> None:
     """Pretrains, or goes on where the workdir's last checkpoint is, then evaluates and reports."""
     with hold(workdir):
         check_shared(workdir)
-        run = prepare(config)
+        run = prepare(config, check_claim(config, workdir))
         data = prepare_evaluation(run, config.eval.after_pretrain)
         sources = run.source, data.train, data.test
         for field, source in zip(('data.train', 'eval.train', 'eval.test'), sources, strict=True):
             check_same_data(f'{field}_split', source.num_examples, source.label_names)
-        claim_workdir(config, workdir)
+        claim_workdir(config, workdir, run.source.held)
         _say(_describe(run, workdir))
+        if run.source.description:
+            _say(run.source.description)
         if run.source.bad:
             _say(describe_bad(run.source.bad))
         state, pretrain, views = train(run, workdir)

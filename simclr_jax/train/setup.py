@@ -22,6 +22,7 @@ from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import TrainState, init_state
 from simclr_jax.train.step import Augment, make_train_step
 from simclr_jax.workdir.checkpoint import abstract_like
+from simclr_jax.workdir.claim import Held
 
 
 def _augment(batch: dict[str, jax.Array], step: jax.Array, **options) -> jax.Array:
@@ -108,8 +109,12 @@ class Run:
         return abstract_like(jax.eval_shape(self._init_state), parallel.replicated(self.mesh))
 
 
-def prepare(config: ConfigDict) -> Run:
+def prepare(config: ConfigDict, held: Held | None = None) -> Run:
     """Checks what needs devices and data, cheapest first, and builds the parts.
+
+    Args:
+      config: of the run.
+      held: what its data held when it began; None for one that begins.
 
     Raises:
       ConfigError: a batch does not divide, the data set is not there, or channels do not match.
@@ -118,7 +123,7 @@ def prepare(config: ConfigDict) -> Run:
     parallel.check_batch_size('batch_size', config.batch_size, mesh)
     parallel.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
     sources.check_prepared(config.data.dataset, config.data.data_dir, config.data.path)
-    source = open_split(config, config.data.train_split)
+    source = open_split(config, config.data.train_split, held)
     return assemble(config, mesh, source)
 
 

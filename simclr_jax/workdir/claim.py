@@ -1,4 +1,8 @@
-"""Which run a workdir belongs to."""
+"""Which run a workdir belongs to: its config, and what its data held when it began."""
+
+import dataclasses
+import json
+from collections.abc import Callable
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -7,20 +11,101 @@ from simclr_jax import files, parallel
 from simclr_jax.config import ConfigError, to_json
 from simclr_jax.config_loading import check_same_run
 
+_CONFIG, _DATA, _PICTURES = 'config.json', 'data.json', 'data.pictures'
 
-def claim_workdir(config: ConfigDict, workdir: str) -> None:
-    """Remembers the config in the workdir, or checks it against the one that is there.
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a training split holds.
+
+    Attributes:
+      num_examples: how many records.
+      label_names: the classes; None where there are no labels.
+      pictures: of a folder: which pictures are in it, in all splits (`data/folder_cache.py`).
+    """
+
+    num_examples: int
+    label_names: tuple[str, ...] | None
+    pictures: bytes = dataclasses.field(default=b'', repr=False)
+
+    def check(self, now: 'Held', data: str) -> None:
+        """Checks that `data` hold at a later start what they held at the first.
+
+        Raises:
+          ConfigError: they do not.
+        """
+        if self.num_examples != now.num_examples:
+            change = f'{now.num_examples:,} examples now, {self.num_examples:,} then'
+        elif self.label_names != now.label_names:
+            before, after = (held.label_names or () for held in (self, now))
+            gone, new = sorted(set(before) - set(after)), sorted(set(after) - set(before))
+            change = ', '.join(
+                f'{text} {" ".join(names[:5])}{" ..." if len(names) > 5 else ""}'
+                for text, names in (('without the classes', gone), ('with new classes', new))
+                if names
+            )
+            change = change or 'its classes have another order'
+        else:
+            return
+        raise ConfigError(
+            f'{data}: is not what it was when this run began ({change}); bring the old data back, '
+            'or begin a new run with another --workdir'
+        )
+
+
+def check_claim(config: ConfigDict, workdir: str) -> Held | None:
+    """Checks the config against that of the run in the workdir, and returns what its data held.
+
+    Returns:
+      None where there is no run yet, or one that is too old to say.
 
     Raises:
-      ConfigError: the workdir holds a run of another config, or cannot be written.
+      ConfigError: the workdir holds a run of another config, or is damaged.
     """
-    saved = epath.Path(workdir) / 'config.json'
-    if saved.exists():
-        check_same_run(config, saved.read_text(), workdir)
-    elif parallel.is_main_process():
-        try:
-            files.write_text(saved, to_json(config))
-        except OSError as error:
-            raise ConfigError(
-                f'--workdir={workdir}: cannot be written ({error.strerror}); name another one'
-            ) from error
+    place = epath.Path(workdir)
+    if not (place / _CONFIG).exists():
+        return None
+    check_same_run(config, (place / _CONFIG).read_text(), workdir)
+    if not (place / _DATA).exists():
+        return None
+    try:
+        saved = json.loads((place / _DATA).read_text())
+        names = saved['label_names']
+        pictures = (place / _PICTURES).read_bytes() if saved['pictures'] else b''
+        return Held(int(saved['num_examples']), names if names is None else tuple(names), pictures)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f'--workdir={workdir}: {_DATA} or {_PICTURES}, which say what the data held when the '
+            f'run began, cannot be read ({error}); restore them, or give another --workdir'
+        ) from error
+
+
+def claim_workdir(config: ConfigDict, workdir: str, held: Callable[[], Held]) -> None:
+    """Remembers the config, and what the data hold, where the workdir holds no run yet.
+
+    Called when all that can be wrong with a command was looked at: one that fails claims nothing.
+
+    Raises:
+      ConfigError: the workdir cannot be written.
+    """
+    place = epath.Path(workdir)
+    if not parallel.is_main_process():
+        return
+    claimed = (place / _CONFIG).exists()
+    try:
+        if not (claimed and (place / _DATA).exists()):
+            now = held()
+            identity = {
+                'num_examples': now.num_examples,
+                'label_names': now.label_names,
+                'pictures': len(now.pictures),
+            }
+            if now.pictures:
+                files.write_bytes(place / _PICTURES, now.pictures)
+            files.write_text(place / _DATA, json.dumps(identity) + '\n')
+        if not claimed:  # the last one: with it the workdir holds a run
+            files.write_text(place / _CONFIG, to_json(config))
+    except OSError as error:
+        raise ConfigError(
+            f'--workdir={workdir}: cannot be written ({error.strerror}); name another one'
+        ) from error
