@@ -1,6 +1,7 @@
 """The digits and made JPEGs through the real path: ArrayRecord, order, decoding, views, batches."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -204,3 +205,17 @@ def test_what_is_not_there_is_named_with_the_way_out(data_dir, tmp_path):
     (tmp_path / 'mnist/3.0.1/dataset_info.json').write_text('{"fileFormat": "riegeli"}')
     with pytest.raises(ConfigError, match=r'prepared as riegeli.*data.prepare mnist'):
         sources.check_prepared('mnist', str(tmp_path))
+
+
+def test_another_builder_config_or_version_than_the_one_asked_for_is_told(tmp_path):
+    place = tmp_path / 'imagenette/160px-v2/0.1.0'
+    place.mkdir(parents=True)
+    info = {'name': 'imagenette', 'configName': '160px-v2', 'version': '0.1.0'}
+    (place / 'dataset_info.json').write_text(json.dumps(info | {'fileFormat': 'array_record'}))
+    for name in ('imagenette', 'imagenette/160px-v2', 'imagenette/160px-v2:0.1.0'):
+        sources.check_prepared(name, str(tmp_path))
+    for name in ('imagenette/320px-v2', 'imagenette/160px-v2:1.0.0'):
+        with pytest.raises(
+            ConfigError, match=r'is not prepared .* but imagenette/160px-v2:0\.1\.0'
+        ):
+            sources.check_prepared(name, str(tmp_path))
