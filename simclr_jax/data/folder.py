@@ -87,6 +87,8 @@ class Reader:
 
     def _leave_out(self, name: str, error: Exception) -> None:
         with self._lock:
+            if self.failure:
+                raise self.failure
             if name in self.bad:
                 return
             self.bad[name] = f'can no longer be read: {getattr(error, "strerror", None) or error}'
