@@ -19,6 +19,7 @@ from simclr_jax.modes.reporting import write_run_report
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.train.state import TrainState
 from simclr_jax.workdir.claim import check_claim
+from simclr_jax.workdir.programs import keep_programs
 from simclr_jax.workdir.reader import find_step, restore
 
 _SAMPLE = 2000  # pictures of each split for the report, where no probe needs all of them
@@ -43,6 +44,7 @@ def evaluate_workdir(config: ConfigDict, workdir: str, probe: str, step: int | N
             f'--workdir={workdir}: holds no run; pretrain first, or name the workdir of a run'
         )
     held = check_claim(config, workdir)
+    keep_programs(workdir)
     found = find_step(workdir, step)
     run = prepare(config, held)
     data = prepare_evaluation(run, (probe,), needed=True)

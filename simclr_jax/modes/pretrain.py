@@ -13,12 +13,14 @@ from simclr_jax.train.setup import Run, prepare
 from simclr_jax.workdir.agreement import check_same_data, check_shared
 from simclr_jax.workdir.claim import check_claim, claim_workdir
 from simclr_jax.workdir.lock import hold
+from simclr_jax.workdir.programs import keep_programs
 
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Pretrains, or goes on where the workdir's last checkpoint is, then evaluates and reports."""
     with hold(workdir):
         check_shared(workdir)
+        keep_programs(workdir)
         run = prepare(config, check_claim(config, workdir))
         data = prepare_evaluation(run, config.eval.after_pretrain)
         sources = run.source, data.train, data.test

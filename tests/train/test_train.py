@@ -39,7 +39,7 @@ def start(workdir, data_dir, *arguments, devices=1) -> subprocess.Popen:
         'JAX_PLATFORMS': 'cpu',
         'JAX_NUM_CPU_DEVICES': str(devices),
         'TFDS_DATA_DIR': data_dir,
-        'JAX_COMPILATION_CACHE_DIR': f'{data_dir}/cache',  # half of a short run is compiling
+        'SIMCLR_JAX_CACHE': f'{data_dir}/cache',  # half of a short run is compiling
     }
     return subprocess.Popen(
         [sys.executable, 'run.py', *SHORT, f'--workdir={workdir}', *arguments],
@@ -119,6 +119,12 @@ def test_killed_and_told_to_end_and_started_again_ends_with_the_same_bits(
     for got, want in zip(rows, expected, strict=True):
         for key in want.keys() - timing:
             assert got[key] == want[key], key
+
+
+def test_programs_are_kept_and_loaded(undisturbed, data_dir):
+    """By runs that end with the same bits: the test before this one."""
+    kept = {path.name.partition('-')[0] for path in pathlib.Path(data_dir, 'cache').iterdir()}
+    assert 'jit_train_step' in kept
 
 
 def test_another_config_on_the_workdir_is_refused(undisturbed, data_dir):
