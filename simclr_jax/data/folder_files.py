@@ -30,7 +30,10 @@ class Names(Sequence[str]):
         self, joined: bytes | bytearray, lengths: Sequence[int] | np.ndarray, start: int = 0
     ):
         self._within = joined  # from `start` on, one name after the other
-        self._ends = np.cumsum(lengths, dtype=np.int64) + start
+        self._ends = np.cumsum(lengths, dtype=np.int64)
+        if len(joined) < 2**32:
+            self._ends = self._ends.astype(np.uint32)
+        self._ends += start
         self._start = start
 
     def __len__(self) -> int:
@@ -53,15 +56,19 @@ class Names(Sequence[str]):
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Names)
-            and np.array_equal(self.lengths(), other.lengths())
+            and len(self) == len(other)
             and self.joined() == other.joined()
+            and np.array_equal(self.lengths(), other.lengths())
         )
 
     __hash__ = None
 
     def lengths(self) -> np.ndarray:
         """Returns the number of bytes of each name, `[n]` uint16."""
-        return np.diff(self._ends, prepend=self._start).astype(np.uint16)
+        lengths = np.empty(len(self), np.uint16)
+        lengths[:1] = self._ends[:1] - self._start
+        np.subtract(self._ends[1:], self._ends[:-1], out=lengths[1:], casting='unsafe')
+        return lengths
 
     def chosen(self, places: Sequence[int]) -> 'Names':
         """Returns the names at `places`, in that order."""
@@ -239,6 +246,7 @@ def walk(folder: Folder, suffixes: tuple[str, ...]) -> Files:
 class _Walk:
     def __init__(self, folder: Folder, suffixes: tuple[bytes, ...]):
         self.folder, self.root, self.suffixes = folder, folder.root, suffixes
+        self.below = os.path.join(self.root, b'')
         self.top = os.path.realpath(self.root)
         self.real = {self.top: b''}  # real path of each folder to the name it is read under
         self.joined, self.lengths = bytearray(), array('H')
@@ -318,7 +326,7 @@ class _Walk:
 
     def add(self, name: bytes) -> None:
         try:
-            status = os.stat(os.path.join(self.root, name))
+            status = os.stat(self.below + name)  # a million times
         except OSError as error:
             self.odd[readable(name)] = _reason(error)
             return

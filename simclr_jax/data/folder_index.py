@@ -25,7 +25,7 @@ from simclr_jax.data.pictures import Checked
 _TEST_SHARE = 0.1
 _NAMED = 5  # files named in a line
 _LISTED = 100  # bad files in a list
-_BATCH = 64  # files that a thread looks at between two updates of the progress
+_BATCH = 64  # files, at most, that a thread looks at between two updates of the progress
 _SAVE_SECONDS = 20.0  # between two times that a growing index is saved
 _SAY_SECONDS = 60.0  # between two lines of progress where there is no terminal
 _BAD = pictures.KINDS.index(pictures.BAD)
@@ -218,9 +218,10 @@ def _look(folder: Folder, file: pathlib.Path, files: Files, known: Known, places
     looked = places >= 0
     unread = np.zeros(len(places), bool)
     new = np.flatnonzero(~looked)
+    batch = min(_BATCH, len(new) // (4 * (os.cpu_count() or 1)) + 1)  # work for every thread
 
     def look(start: int) -> None:
-        for i in map(int, new[start : start + _BATCH]):
+        for i in map(int, new[start : start + batch]):
             name = files.names.raw(i)
             try:
                 found = pictures.check(folder.read(name))
@@ -252,8 +253,8 @@ def _look(folder: Folder, file: pathlib.Path, files: Files, known: Known, places
     executor = ThreadPoolExecutor(os.cpu_count())
     due = time.monotonic() + _SAVE_SECONDS
     try:
-        for number, _ in enumerate(executor.map(look, range(0, len(new), _BATCH)), 1):
-            progress.update(min(number * _BATCH, len(new)))
+        for number, _ in enumerate(executor.map(look, range(0, len(new), batch)), 1):
+            progress.update(min(number * batch, len(new)))
             if time.monotonic() > due:
                 began = time.monotonic()
                 save()

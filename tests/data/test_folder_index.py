@@ -203,7 +203,7 @@ def test_only_what_changed_is_looked_at_again(root, looked):
     (root / 'ants').mkdir()
     (root / 'ants/new.png').write_bytes(png(3))
     index = read(root)
-    assert looked[4:] == [png(3), b'']
+    assert sorted(looked[4:]) == [b'', png(3)]
     assert index.bad == {'cats/1.png': 'empty'}
     assert list(index.names) == ['ants/new.png', 'dogs/3.png', 'dogs/4.png']
     assert read(root).bad == {'cats/1.png': 'empty'} and len(looked) == 6
