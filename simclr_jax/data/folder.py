@@ -50,6 +50,10 @@ class Reader:
         for place in self._places:
             yield os.path.join(root, self._index.names.raw(place))
 
+    def name(self, index: int) -> str:
+        """Returns the name of a picture below the folder, with `/` between its parts."""
+        return self._index.names[int(self._places[index])]
+
     def __call__(self, indices: Iterable[int]) -> list[bytes]:
         """Returns the records of `indices`.
 

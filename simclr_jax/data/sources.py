@@ -43,6 +43,7 @@ class Source:
       held: returns what the data hold, which is part of a run; None for data that are made up.
       largest: height and width that no picture of a folder exceeds, in pixels.
       description: what was found, in a line, and what else to say, a line each.
+      name: returns the name of a record by its index; None where records have only numbers.
       failure: what ended the reading, where something has: too many bad files, or a lost folder.
     """
 
@@ -59,6 +60,7 @@ class Source:
     held: Callable[[], Held] | None = None
     largest: tuple[int, int] | None = None
     description: str = ''
+    name: Callable[[int], str] | None = None
     failure: Callable[[], ConfigError | RunError | None] = lambda: None
 
     @property
@@ -325,5 +327,6 @@ def _open_folder(
         held=lambda: Held(len(reader), label_names, index.pack()),
         largest=index.largest,
         description=index.describe(),
+        name=reader.name,
         failure=lambda: reader.failure,
     )

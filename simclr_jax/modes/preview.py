@@ -25,7 +25,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     sources.check_prepared(data.dataset, data.data_dir, data.path)
     source = open_split(config, data.train_split)
     config_lib.resolve_length(config, source.num_examples)
-    originals, views, drawn = first_views(config, source)
+    indices, originals, views, drawn = first_views(config, source)
     recipes = config_lib.view_recipes(config)
     texts = [
         [
@@ -35,10 +35,14 @@ def main(config: ConfigDict, workdir: str) -> None:
         for row, image in enumerate(originals)
     ]
     boxes = np.stack([of_view['box'] for of_view in drawn], axis=1)
-    title = f'{data.dataset} at {data.image_size} pixels, seed {config.seed}, step 0'
+    names = [source.name(i) if source.name else f'{data.train_split} {i}' for i in indices]
+    title = (
+        f'{data.path or data.dataset}, {source.num_examples:,} pictures of {data.train_split!r}, '
+        f'at {data.image_size} pixels, seed {config.seed}, step 0'
+    )
     if parallel.is_main_process():
         path.mkdir(parents=True, exist_ok=True)
-        sheet = draw_sheet(title, originals, boxes, views, texts)
+        sheet = draw_sheet(title, originals, boxes, views, texts, names)
         with (path / 'preview.png').open('wb') as file:
             sheet.save(file, 'png')
         print(f'preview   {path / "preview.png"}', flush=True)

@@ -14,14 +14,14 @@ _IMAGES = 8  # rows of the sheet
 
 def first_views(
     config: ConfigDict, source: sources.Source
-) -> tuple[list[np.ndarray], np.ndarray, list[dict[str, np.ndarray]]]:
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray, list[dict[str, np.ndarray]]]:
     """The first examples of the run's first batch.
 
     Returns:
-      The images `[height, width, channel]` uint8, as stored or, with the 'jax' backend, as they lie
-      in their canvas; their views `[n, view, size, size, channel]` uint8; for each view the
-      parameters drawn `[n, ...]`, with the crop's `box` `[n, 4]` (y, x, height, width) in pixels of
-      the image.
+      The indices of their records `[n]`; the images `[height, width, channel]` uint8, as stored
+      or, with the 'jax' backend, as they lie in their canvas; their views
+      `[n, view, size, size, channel]` uint8; for each view the parameters drawn `[n, ...]`, with
+      the crop's `box` `[n, 4]` (y, x, height, width) in pixels of the image.
     """
     make = _made_on_device if config.augment.backend == 'jax' else _made_on_host
     return make(config, source, config_lib.view_recipes(config), min(_IMAGES, config.batch_size))
@@ -54,7 +54,7 @@ def _made_on_host(config, source, recipes, count):
         parameters = {name: values[:count] for name, values in parameters.items()}
         parameters['box'] = tf_draws.crop_boxes(recipe, parameters, heights, widths)
         drawn.append({name: np.asarray(values) for name, values in parameters.items()})
-    return originals, batch['image'], drawn
+    return batch['index'], originals, batch['image'], drawn
 
 
 def _made_on_device(config, source, recipes, count):
@@ -92,4 +92,4 @@ def _made_on_device(config, source, recipes, count):
 
     views, drawn = jax.device_get(made({name: batch[name] for name in ('image', 'size', 'index')}))
     originals = [image[:h, :w] for image, (h, w) in zip(batch['image'], batch['size'], strict=True)]
-    return originals, views, drawn
+    return batch['index'], originals, views, drawn

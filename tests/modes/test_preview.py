@@ -13,7 +13,7 @@ from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 from simclr_jax.config_loading import load
 from simclr_jax.data import order, sources
 from simclr_jax.modes import preview
-from simclr_jax.report.sheet import describe
+from simclr_jax.report.sheet import describe, draw_sheet
 from simclr_jax.tools.first_views import first_views
 
 DIGITS = str(pathlib.Path(__file__).parents[2] / 'configs/simclr_digits.py')
@@ -87,8 +87,9 @@ def digits(data_dir, request):
 
 
 def test_the_views_are_the_first_batch_cut_out_and_flipped_as_it_says(digits):
-    config, source, (originals, views, parameters) = digits
-    indices = order.batch_indices(config.seed, 0, config.batch_size, source.num_examples)[:8]
+    config, source, (indices, originals, views, parameters) = digits
+    want = order.batch_indices(config.seed, 0, config.batch_size, source.num_examples)[:8]
+    np.testing.assert_array_equal(indices, want)
     for record, original in zip(source.read(indices), originals, strict=True):
         feature = tf.train.Example.FromString(record).features.feature
         png = Image.open(io.BytesIO(feature['image'].bytes_list.value[0]))
@@ -122,7 +123,7 @@ def test_the_sheet_is_a_png_with_the_images_in_their_places(digits, tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ['preview.png']
     assert str(tmp_path / 'preview.png') in capsys.readouterr().out
     sheet = np.asarray(Image.open(tmp_path / 'preview.png'))
-    large = np.kron(made[1][0, 1, ..., 0], np.ones((56, 56), np.uint8))  # 4 pixels to 224
+    large = np.kron(made[2][0, 1, ..., 0], np.ones((56, 56), np.uint8))  # 4 pixels to 224
     found = [
         (y, x)
         for y in range(100)
@@ -131,6 +132,30 @@ def test_the_sheet_is_a_png_with_the_images_in_their_places(digits, tmp_path, mo
         and (sheet[y : y + 224, x : x + 224] == large[..., None]).all()
     ]
     assert len(found) == 1
+
+
+@pytest.mark.parametrize('backend', ['tf', 'jax'])
+def test_each_picture_of_a_folder_has_its_name_below_it(backend, tmp_path, monkeypatch):
+    pictures = tmp_path / 'pictures'
+    (pictures / 'gray').mkdir(parents=True)
+    for value in range(0, 250, 10):
+        Image.new('RGB', (20, 12), (value,) * 3).save(pictures / f'gray/{value}.png')
+    fields = {
+        'data.path': str(pictures),
+        'data.data_dir': str(tmp_path / 'cache'),
+        'data.image_size': '16',
+        'model.encoder': 'resnet_tiny',
+        'augment.backend': backend,
+        'batch_size': '9',
+    }
+    shown = []
+    monkeypatch.setattr(
+        preview, 'draw_sheet', lambda *given: shown.append(given) or draw_sheet(*given)
+    )
+    preview.main(load(DIGITS.replace('digits', 'folder'), fields), str(tmp_path / 'run'))
+    ((title, originals, *_, names),) = shown
+    assert str(pictures) in title and ' pictures of ' in title
+    assert names == [f'gray/{image[0, 0, 0]}.png' for image in originals] and len(set(names)) == 8
 
 
 def test_a_file_is_no_workdir(data_dir, tmp_path):
