@@ -148,31 +148,37 @@ class _Place:
             except ConfigError as error:
                 reasons.append(f'{field}={split!r}: {error}' if named else str(error))
                 continue
-            if not source.num_examples:
-                reasons.append(f'split {split!r} of {self.name} is empty')
-                continue
             labels = splits.read_labels(source)
             if labels.counts():
                 return _Opened(split, source, labels)
-            reasons.append(f'split {split!r} of {self.name} has no labels')
+            why = 'has no labels' if source.num_examples else 'is empty'
+            if source.label_names is None and self._dataset == sources.FOLDER:
+                why += ', which are the names of two or more sub-folders with every picture in one'
+            reasons.append(f'{self._words(split, field if named else "")} {why}')
         if not reasons:
             reasons = [f'{self.name} has none of the splits {", ".join(candidates)}']
         hint = '' if named else f'; name one with --config.{field}'
         raise ConfigError(f'{"; ".join(reasons)}{hint}')
 
+    def _words(self, split: str, field: str = '') -> str:
+        """Names a split by the field that the user has to change, where there is one."""
+        if field:
+            return f'{field}={split!r}: this split of {self.name}'
+        if self._config.eval.path or self._config.eval.dataset:
+            return f'{self.field}={self.name!r}: its split {split!r}'
+        return f'split {split!r} of {self.name}'
+
     def _check_classes(self, train: _Opened) -> None:
-        counts = train.labels.counts()
+        counts, named = train.labels.counts(), self._config.eval.train_split
+        words = self._words(train.split, 'eval.train_split' if named else '')
         if len(counts) < 2:
-            (label,) = counts
-            name = train.source.label_names[label]
+            names = [repr(train.source.label_names[label]) for label in counts]
             raise ConfigError(
-                f'split {train.split!r} of {self.name}: every label is {name!r}, so there is '
-                'nothing to tell apart'
+                f'{words} has one class only, {"".join(names)}: nothing to tell apart'
             )
         if max(counts.values()) < _LEAST and train.labels.exact:
             raise ConfigError(
-                f'split {train.split!r} of {self.name}: no class has {_LEAST} pictures or more, '
-                'too few for a probe'
+                f'{words} has no class of {_LEAST} pictures or more: too few for a probe'
             )
 
     def _hold_out(self, train: _Opened, pretrained_on: Source, reason: str) -> EvalData:
