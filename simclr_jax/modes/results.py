@@ -42,10 +42,10 @@ def figures(entry: Entry) -> dict[str, Any]:
 def subject(entry: Entry) -> str:
     """Says what the figures of a probe are of: the data, the pictures and the step."""
     if 'data' not in entry:
-        return 'from an earlier version, which did not keep what it is of'
+        return 'data that an earlier version did not write down'
     data = entry['data']
     text = (
-        f'on {data["test_pictures"]:,} pictures of {data["name"]} ({data["test_split"]}), '
+        f'{data["test_pictures"]:,} pictures of {data["name"]} ({data["test_split"]}), '
         f'trained on {data["train_pictures"]:,} ({data["train_split"]}), step {entry["step"]:,}'
     )
     if layer := entry['settings'].get('eval_layer'):
@@ -71,6 +71,6 @@ def by_subject(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def format_results(result: dict[str, Any]) -> str:
     """Returns the accuracies as text, each table below what it is of."""
     return '\n\n'.join(
-        f'Accuracy in percent {about}\n\n{format_table(table)}'
+        f'Accuracy in percent on {about}\n\n{format_table(table)}'
         for about, table in by_subject(result).items()
     )

@@ -81,8 +81,8 @@ def _find(workdir: str, step: int | None) -> int:
     for candidate in [step] if step is not None else reversed(kept):
         try:
             found = checksums.damage(path / str(candidate))
-        except OSError:
-            found = ['removed']
+        except OSError as error:
+            raise RunError(f'{path / str(candidate)}: cannot be read: {error}') from error
         if not found:
             for damage in problems:
                 print(f'warning: checkpoint not used: {damage}', file=sys.stderr, flush=True)

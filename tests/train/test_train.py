@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
+from simclr_jax.workdir import checksums
 from simclr_jax.workdir.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,7 +36,7 @@ def data_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp('tfds'))
 
 
-def start(workdir, data_dir, *arguments, devices=1) -> subprocess.Popen:
+def start(workdir, data_dir, *arguments, devices=1, config=SHORT) -> subprocess.Popen:
     environment = os.environ | {
         'JAX_PLATFORMS': 'cpu',
         'JAX_NUM_CPU_DEVICES': str(devices),
@@ -42,13 +44,18 @@ def start(workdir, data_dir, *arguments, devices=1) -> subprocess.Popen:
         'SIMCLR_JAX_CACHE': f'{data_dir}/cache',  # half of a short run is compiling
     }
     return subprocess.Popen(
-        [sys.executable, 'run.py', *SHORT, f'--workdir={workdir}', *arguments],
+        [sys.executable, 'run.py', *config, f'--workdir={workdir}', *arguments],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def evaluate(workdir, data_dir, *arguments) -> subprocess.Popen:
+    """Without a config: the workdir has it."""
+    return start(workdir, data_dir, *arguments, config=())
 
 
 def finish(process, status: int = 0) -> str:
@@ -94,12 +101,17 @@ def test_killed_and_told_to_end_and_started_again_ends_with_the_same_bits(
     undisturbed, tmp_path, data_dir
 ):
     process = start(tmp_path, data_dir)
-    while len(read_metrics(tmp_path)) < 17:
+    first = tmp_path / 'checkpoints' / '10' / checksums.NAME
+    while len(read_metrics(tmp_path)) < 17 or not first.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGSTOP)
     output, _ = start(tmp_path, data_dir).communicate(timeout=60)
     assert f'is in use by process {process.pid} on ' in output
+    # An evaluation only reads, and needs to be told nothing but the workdir.
+    output = finish(evaluate(tmp_path, data_dir, '--mode=knn', '--config.eval.baselines=False'))
+    result = json.loads((tmp_path / 'result.json').read_text())
+    assert result['knn']['step'] in (10, 20, 30) and f'step {result["knn"]["step"]}' in output
     process.send_signal(signal.SIGKILL)
     process.communicate()
     process = start(tmp_path, data_dir)
@@ -132,6 +144,25 @@ def test_another_config_on_the_workdir_is_refused(undisturbed, data_dir):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert 'holds a run of another config' in output and 'seed: 0 there, 3 now' in output
+
+
+@pytest.mark.slow
+def test_any_kept_step_is_evaluated_by_the_workdir_alone(undisturbed, data_dir, tmp_path):
+    workdir = tmp_path / 'copy'
+    shutil.copytree(undisturbed[0], workdir)
+    few = ('--config.eval.baselines=False', '--config.knn.labels_per_class=()')
+    output = finish(evaluate(workdir, data_dir, '--mode=knn', '--step=20', *few))
+    assert 'step 20' in output
+    result = json.loads((workdir / 'result.json').read_text())
+    assert result['knn']['step'] == 20 and result['knn']['settings']['labels_per_class'] == []
+    process = evaluate(workdir, data_dir, '--mode=knn', '--step=10')
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and '--step=10: there is no checkpoint' in output
+    process = evaluate(workdir, data_dir, '--mode=knn', '--config.seed=3')
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and 'seed: 0 there, 3 now' in output
+    # The views of the training are still in the report.
+    assert 'Views side by side are of the same image' in (workdir / 'report.html').read_text()
 
 
 def test_evaluation_by_itself_adds_to_the_results(undisturbed, data_dir):
