@@ -1,13 +1,16 @@
 """The digits and made JPEGs through the real path: ArrayRecord, order, decoding, views, batches."""
 
 import dataclasses
+import importlib
 import json
+import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits, load_sample_images
 
+from simclr_jax import data
 from simclr_jax.augment.recipe import DIGITS, PRESETS, ViewRecipe
 from simclr_jax.config import ConfigError
 from simclr_jax.data import order, pipeline, sources
@@ -219,3 +222,16 @@ def test_another_builder_config_or_version_than_the_one_asked_for_is_told(tmp_pa
             ConfigError, match=r'is not prepared .* but imagenette/160px-v2:0\.1\.0'
         ):
             sources.check_prepared(name, str(tmp_path))
+
+
+@pytest.mark.parametrize(('before', 'after'), [(None, '2'), ('1', '2'), ('0', '0'), ('3', '3')])
+def test_tensorflow_is_quiet_though_jax_was_imported_first(before, after, monkeypatch):
+    """Its tracebacks would surround the line that says why the reading ended."""
+    name = 'TF_CPP_MIN_LOG_LEVEL'
+    if before is None:
+        monkeypatch.delenv(name, raising=False)
+    else:
+        monkeypatch.setenv(name, before)
+    monkeypatch.setenv('TF_ENABLE_ONEDNN_OPTS', '0')
+    importlib.reload(data)
+    assert os.environ[name] == after
