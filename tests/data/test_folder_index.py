@@ -238,8 +238,9 @@ def test_an_index_that_cannot_be_kept_is_said_in_a_line(root, capfd):
 
 
 SLOW = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 sys.path.insert(0, {repository!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from simclr_jax.data import folder_index, pictures
 check = pictures.check
 def slow(encoded):
