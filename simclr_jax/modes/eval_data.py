@@ -14,6 +14,7 @@ from simclr_jax.data.sources import Source
 from simclr_jax.data.splits import Labels
 
 _TEST_SPLITS = ('test', 'validation', 'val')  # the first one with labels is taken
+_DRAWN = ('train', 'test', 'all')  # splits of a folder without sub-folders that are splits
 _HELD_OUT = 0.1  # of the training split, where there is no test split
 _LEAST = 3  # pictures that some class needs: of fewer, none can be held out
 
@@ -157,8 +158,16 @@ class _Place:
             reasons.append(f'{self._words(split, field if named else "")} {why}')
         if not reasons:
             reasons = [f'{self.name} has none of the splits {", ".join(candidates)}']
-        hint = '' if named else f'; name one with --config.{field}'
-        raise ConfigError(f'{"; ".join(reasons)}{hint}')
+        raise ConfigError(f'{"; ".join(reasons)}{self._hint("" if named else field)}')
+
+    def _hint(self, field: str) -> str:
+        if not field:
+            return ''
+        if self._dataset != sources.FOLDER or self._splits() != _DRAWN:
+            return f'; name one with --config.{field}'
+        if self._config.eval.path:
+            return '; name a folder that has labels'
+        return '; --config.eval.path=DIR names a folder that has labels'
 
     def _words(self, split: str, field: str = '') -> str:
         """Names a split by the field that the user has to change, where there is one."""

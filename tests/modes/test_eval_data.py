@@ -86,8 +86,13 @@ SLICES = (
 )
 
 
+PAIRS = [*itertools.product(SLICES, SLICES), *((one, '') for one in SLICES)]
+
+
 @pytest.mark.parametrize(
-    ('train', 'test'), [*itertools.product(SLICES, SLICES), *((s, '') for s in SLICES)]
+    ('stl', 'train', 'test'),
+    [('array_record', *pair) for pair in PAIRS] + [('tfrecord', *pair) for pair in PAIRS[::5]],
+    indirect=['stl'],
 )
 def test_no_slice_of_a_data_set_leaks_its_test_pictures(train, test, stl):
     """Named for the probes, or pretrained on and taken by default."""
@@ -198,6 +203,7 @@ def test_a_folder_to_evaluate_on_is_looked_at_before_training(classes, words, da
         opened(fields)
     assert words.format(place) in str(error.value), error.value
     assert 'data.path' not in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert '--config.eval.train_split' not in str(error.value)  # none of its splits has labels
 
 
 @pytest.mark.parametrize(
@@ -226,6 +232,7 @@ def test_data_without_labels_pretrain_and_say_so_before_and_a_probe_is_refused(s
         data = opened(fields)
         assert not data.labelled and len(data.notes) == 1
         assert data.notes[0].startswith('no probes: ') and '\n' not in data.notes[0]
+        assert ('--config.eval.path=DIR' in data.notes[0]) == (path == one_class)
         assert data.train.num_examples and data.test.num_examples
         with pytest.raises(ConfigError):
             opened(fields, needed=True)
