@@ -135,10 +135,10 @@ def validate(config: ConfigDict) -> None:
         ok = re.fullmatch(r'\w[\w.:/+-]*', name or '') and '..' not in name  # a folder's name too
         check(bool(ok), field, 'must be a name of TFDS, as cifar10 or imagenet2012:5.1.0')
     for field in ('linear_eval.labels_per_class', 'knn.labels_per_class'):
-        ok = all(isinstance(n, int) and n > 0 for n in fields[field])
+        ok = all(type(n) is int and n > 0 for n in fields[field])  # True is no number
         check(ok, field, 'must hold whole numbers above 0, as (10, 1)')
     rates = fields['linear_eval.learning_rates']
-    ok = all(isinstance(r, (int, float)) and 0 < r < math.inf for r in rates)
+    ok = all(type(r) in (int, float) and 0 < r < math.inf for r in rates)
     check(ok, 'linear_eval.learning_rates', 'must hold numbers above 0, as (0.1, 0.3)')
     for mode in fields['eval.after_pretrain']:
         want = f'must hold some of {", ".join(PROBES)}, or nothing'
@@ -218,7 +218,7 @@ def _check_decay_epochs(fields: dict[str, Any], check: Callable[[bool, str, str]
     epochs, field = fields['optimizer.decay_epochs'], 'optimizer.decay_epochs'
     if fields['optimizer.schedule'] != 'steps':
         check(not epochs, field, "has an effect with optimizer.schedule='steps' only; set both")
-    elif not all(isinstance(epoch, (int, float)) for epoch in epochs):
+    elif not all(type(epoch) in (int, float) for epoch in epochs):
         check(False, field, 'must hold numbers, as (120.0, 160.0)')
     else:
         bounds = (fields['optimizer.warmup_epochs'], *epochs, fields['epochs'])

@@ -13,13 +13,24 @@ def write_text(path: epath.PathLike, text: str) -> None:
 
 
 def write_bytes(path: epath.PathLike, content: bytes) -> None:
-    """Replaces the file at `path` in one move, as `write_text` does."""
+    """Replaces the file at `path` in one move, as `write_text` does.
+
+    Raises:
+      OSError: the disk is full, or failed; it names `path`, and the old file is as it was.
+    """
     path = epath.Path(path)
     temporary = path.with_name(f'{path.name}.tmp')
-    with temporary.open('wb') as file:
-        file.write(content)
-        flush_to_disk(file)
-    temporary.replace(path)
+    try:
+        with temporary.open('wb') as file:
+            file.write(content)
+            flush_to_disk(file)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if error.errno is None:  # of a bucket's library
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def flush_to_disk(file) -> None:

@@ -37,6 +37,8 @@ def test_names_are_those_of_the_factories():
         ('data.std=0.0', ['data.std', 'above 0']),
         ('data.std=1e999', ['data.std', 'above 0']),
         ('data.mean=1e999', ['data.mean', 'in [0, 1]']),
+        ('knn.labels_per_class=(True,)', ['knn.labels_per_class=(True,)', 'whole numbers']),
+        ('linear_eval.learning_rates=(True,)', ['learning_rates=(True,)', 'numbers above 0']),
         ('data.mean=(-1.5,)', ['data.mean', 'in [0, 1]']),
         ('data.eval_interpolation=area', ['data.eval_interpolation', 'bicubic, bilinear']),
         ('augment.backend=jaxx', ['augment.backend', 'did you mean jax?']),

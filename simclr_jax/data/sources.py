@@ -287,12 +287,19 @@ def _build_digits(data_dir: str) -> None:
     from simclr_jax.data.digits import Digits
 
     tfds.disable_progress_bar()  # a second of work, announced as a download of unknown size
-    # Another process may be the one that makes it.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(FileExistsError):
-        Digits(data_dir=data_dir, file_format='array_record').download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
-    tfds.enable_progress_bar()
+    try:
+        # Another process may be the one that makes it.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(FileExistsError):
+            Digits(data_dir=data_dir, file_format='array_record').download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+    except (OSError, RuntimeError) as error:  # the writer of ArrayRecord raises the latter
+        raise RunError(
+            f'data.data_dir={data_dir!r}: the digits cannot be written there: '
+            f'{" ".join(str(error).split())[:300]}; make room, or name another place'
+        ) from error
+    finally:
+        tfds.enable_progress_bar()
 
 
 def _open_folder(

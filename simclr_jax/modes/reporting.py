@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import io
 import shlex
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ from etils import epath
 
 import simclr_jax
 from simclr_jax import config as config_lib
+from simclr_jax import files
 from simclr_jax.data.factory import central_view, reader
 from simclr_jax.evaluate.knn import nearest_neighbours
 from simclr_jax.evaluate.projection import project_2d
@@ -30,11 +32,9 @@ _VIEWS = 'views.npy'
 
 def save_views(workdir: str, views: np.ndarray) -> None:
     """Keeps augmented views `[n, view, height, width, channel]` uint8 for later reports."""
-    path = epath.Path(workdir) / _VIEWS
-    temporary = path.with_name(f'{path.name}.tmp')
-    with temporary.open('wb') as file:
-        np.save(file, views, allow_pickle=False)
-    temporary.replace(path)
+    file = io.BytesIO()
+    np.save(file, views, allow_pickle=False)
+    files.write_bytes(epath.Path(workdir) / _VIEWS, file.getvalue())
 
 
 def load_views(workdir: str) -> np.ndarray | None:

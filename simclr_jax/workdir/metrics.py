@@ -133,9 +133,7 @@ def _repair(workdir: epath.Path, last_step: float) -> None:
         return
     kept = ''.join(_to_line(row) for row in read_metrics(workdir) if row['step'] <= last_step)
     if kept.encode() != path.read_bytes():
-        temporary = workdir / f'{_FILE}.tmp'
-        temporary.write_text(kept)
-        temporary.replace(path)
+        files.write_text(path, kept)
 
 
 class _Summaries:

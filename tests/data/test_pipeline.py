@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from simclr_jax import data
 from simclr_jax.augment.recipe import DIGITS, PRESETS, ViewRecipe
-from simclr_jax.config import ConfigError
+from simclr_jax.config import ConfigError, RunError
 from simclr_jax.data import order, pipeline, sources
 from simclr_jax.data.digits import test_indices as digits_test_indices
 
@@ -222,6 +223,18 @@ def test_another_builder_config_or_version_than_the_one_asked_for_is_told(tmp_pa
             ConfigError, match=r'is not prepared .* but imagenette/160px-v2:0\.1\.0'
         ):
             sources.check_prepared(name, str(tmp_path))
+
+
+def test_no_room_for_the_digits_is_a_line(tmp_path):
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))  # as a disk that is full
+    try:
+        with pytest.raises(
+            RunError, match=r'data\.data_dir=.*cannot be written there: .*make room'
+        ):
+            sources.open_source('digits', str(tmp_path), 'train')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 @pytest.mark.parametrize(('before', 'after'), [(None, '2'), ('1', '2'), ('0', '0'), ('3', '3')])
