@@ -27,13 +27,15 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
     Returns:
       The final state; `seconds`, `steps`, `images_per_second` and `input_wait` (the share of this
       process's time) of the training; the first augmented pairs `[pair, view, height, width,
-      channel]` uint8, None where nothing was left.
+      channel]` uint8, None if the run was already complete. Then nothing is read or compiled.
     """
     config, length = run.config, run.length
 
     # ---- Input first: TensorFlow is imported and fills its buffers while JAX compiles.
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     start = checkpoints.latest_step() or 0
+    if start == length.total_steps:
+        return _complete(run, workdir, checkpoints), _figures_of(run, workdir), None
     with ThreadPoolExecutor(1) as executor:
         batches = executor.submit(inputs.train_batches, run, start)
         state, step_fn = _compile(run, workdir, checkpoints, start)
@@ -84,6 +86,28 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
         'input_wait': log.clock.input_share(),
     }
     return state, figures, views
+
+
+def _complete(run: Run, workdir: str, checkpoints: Checkpoints) -> TrainState:
+    state = checkpoints.restore(run.length.total_steps, run.abstract_state())
+    checkpoints.close()
+    interruption.finish()
+    _say(f'all {run.length.total_steps} steps are done: the last checkpoint is in {workdir}')
+    return state
+
+
+def _figures_of(run: Run, workdir: str) -> dict[str, float]:
+    """What `train` returned to the process that trained, as far as its metrics tell."""
+    rows, steps = read_metrics(workdir), run.length.total_steps
+    if not rows:
+        return {'steps': steps}
+    seconds = rows[-1]['seconds']
+    return {
+        'seconds': seconds,
+        'steps': steps,
+        'images_per_second': steps * run.config.batch_size / max(seconds, 1e-9),
+        'input_wait': float(np.mean([row['input_wait'] for row in rows])),
+    }
 
 
 def _save_before(checkpoints: Checkpoints, state: TrainState, log: '_Log') -> None:

@@ -15,6 +15,10 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
+from simclr_jax.config_loading import load_saved
+from simclr_jax.modes import pretrain
+from simclr_jax.train import inputs, loop
+from simclr_jax.train.setup import Run, prepare
 from simclr_jax.workdir import checksums
 from simclr_jax.workdir.metrics import read_metrics
 
@@ -137,6 +141,34 @@ def test_programs_are_kept_and_loaded(undisturbed, data_dir):
     """By runs that end with the same bits: the test before this one."""
     kept = {path.name.partition('-')[0] for path in pathlib.Path(data_dir, 'cache').iterdir()}
     assert 'jit_train_step' in kept
+
+
+def test_a_finished_run_given_again_trains_nothing_and_keeps_its_figures(
+    undisturbed, tmp_path, data_dir, monkeypatch
+):
+    """It compiled the train step, and said that it had never waited for its input."""
+    workdir = tmp_path / 'copy'
+    shutil.copytree(undisturbed[0], workdir)
+    run = prepare(load_saved(str(workdir), {'data.data_dir': data_dir}))
+
+    def never(*_):
+        raise AssertionError('there is nothing left to train')
+
+    monkeypatch.setattr(Run, 'lower_step', never)
+    monkeypatch.setattr(inputs, 'train_batches', never)
+    state, figures, views = loop.train(run, str(workdir))
+    assert int(state.step) == 40 and views is None
+    before = (workdir / 'result.json').read_text()
+    pretrain._keep(str(workdir), figures, views)
+    assert (workdir / 'result.json').read_text() == before
+    (workdir / 'result.json').unlink()  # as where the process died in between
+    pretrain._keep(str(workdir), figures, views)
+    found, want = json.loads((workdir / 'result.json').read_text()), json.loads(before)
+    assert found['pretrain'].keys() == want['pretrain'].keys()
+    assert found['pretrain']['steps'] == 40
+    assert 0 < found['pretrain']['seconds'] <= want['pretrain']['seconds']
+    waits = [row['input_wait'] for row in read_metrics(workdir)]
+    assert min(waits) <= found['pretrain']['input_wait'] <= max(waits)
 
 
 def test_another_config_on_the_workdir_is_refused(undisturbed, data_dir):
