@@ -1,7 +1,9 @@
 """Downloads a data set of TFDS and writes it as ArrayRecord, which has random access.
 
     python -m simclr_jax.data.prepare cifar10
-    python -m simclr_jax.data.prepare imagenet2012 --data_dir=gs://bucket/tensorflow_datasets
+    python -m simclr_jax.data.prepare imagenet2012 --data_dir=/disk/tensorflow_datasets
+
+Not into a bucket: ArrayRecord is written to a disk, and copied from there.
 
 As `tfds build NAME --file_format=array_record`, which imports Apache Beam, whether it is needed or
 not, and does not know `imagenet100`.
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 
 from simclr_jax.data.imagenet100 import Imagenet100
-from simclr_jax.data.sources import default_data_dir
+from simclr_jax.data.sources import copy_command, default_data_dir
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,7 +24,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('name', help='as cifar10, imagenette/160px-v2, imagenet2012, imagenet100')
     parser.add_argument('--data_dir', default='', help='$TFDS_DATA_DIR or ~/tensorflow_datasets')
     flags = parser.parse_args(argv)
-    data_dir = flags.data_dir if '://' in flags.data_dir else str(default_data_dir(flags.data_dir))
+    if '://' in flags.data_dir:
+        parser.error(
+            f'--data_dir={flags.data_dir}: ArrayRecord cannot be written into a bucket. Name a '
+            f'folder on a disk, and copy the result: {copy_command(flags.name, flags.data_dir)}'
+        )
+    data_dir = str(default_data_dir(flags.data_dir))
     options = {'data_dir': data_dir, 'file_format': 'array_record'}
     if flags.name == 'imagenet100':
         builder = Imagenet100(**options)

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -140,6 +141,12 @@ def default_data_dir(data_dir: str) -> pathlib.Path:
     return pathlib.Path(data_dir or default).expanduser()
 
 
+def copy_command(dataset: str, bucket: str) -> str:
+    """Returns the command that copies a prepared data set from the default place to a bucket."""
+    name = re.split('[/:]', dataset)[0]
+    return f'`gcloud storage cp -r {default_data_dir("")}/{name} {bucket.rstrip("/")}/`'
+
+
 def open_data(
     dataset: str,
     data_dir: str,
@@ -172,7 +179,13 @@ def open_data(
             return _open_folder(data, path, index, split, max_bad_fraction, canvas)
     else:
         builder = _open_builder(dataset, data_dir)
-        splits = tuple(builder.info.splits)
+        splits = tuple(builder.info.splits) if builder else ()
+        if not splits:  # check_prepared does not look into buckets
+            raise ConfigError(
+                f'data.dataset={dataset!r}: is not prepared under {data_dir}; prepare it on a disk '
+                f'with `python -m simclr_jax.data.prepare {dataset}`, then copy it: '
+                f'{copy_command(dataset, data_dir)}'
+            )
 
         def open_(split: str) -> Source:
             return _open_tfds(data, builder, dataset, data_dir, split, canvas)
@@ -217,7 +230,8 @@ def _open_tfds(data: Data, builder, dataset: str, data_dir: str, split: str, can
             if '://' in data_dir:
                 raise ConfigError(
                     f'data.data_dir={data_dir!r}: TFRecord has no random access in a bucket; copy '
-                    f'it to a disk, or prepare {dataset} as ArrayRecord there'
+                    f'it to a disk, or prepare {dataset} as ArrayRecord on a disk and copy that to '
+                    f'the bucket: {copy_command(dataset, data_dir)}'
                 )
             read, num_examples = tfrecord.open_records(
                 parts, default_data_dir(data_dir) / 'tfrecord_index'
@@ -269,11 +283,14 @@ def _array_records(builder, split: str) -> tuple[Callable[[Sequence[int]], list[
 
 
 def _open_builder(dataset: str, data_dir: str):
+    """Returns the builder; None where nothing of that name is there, or known to TFDS."""
     import tensorflow_datasets as tfds
 
     data_dir = data_dir if '://' in data_dir else str(default_data_dir(data_dir))
     if dataset not in BUILT_HERE:
-        return tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
+        with contextlib.suppress(tfds.core.registered.DatasetNotFoundError):
+            return tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
+        return None
     prepared = sorted(pathlib.Path(data_dir).glob(f'{dataset}/*/dataset_info.json'))
     if not prepared:
         _build_digits(data_dir)

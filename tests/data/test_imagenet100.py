@@ -82,6 +82,25 @@ def test_it_is_made_of_the_imagenet_that_is_there(tmp_path):
         assert found == want
 
 
+def test_the_way_into_a_bucket_is_a_copy(tmp_path, monkeypatch, capsys):
+    """ArrayRecord's writer knows no buckets; its error was found after hours of preparing."""
+    monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+    copy = f'`gcloud storage cp -r {tmp_path}/imagenet2012 gs://bucket/data/`'
+    with pytest.raises(SystemExit) as error:
+        prepare.main(['imagenet2012', '--data_dir=gs://bucket/data/'])
+    assert error.value.code == 2 and copy in capsys.readouterr().err
+    # A data set that is not in the bucket: a disk stands for it, since tests have no network.
+    builder = tfds.builder
+    monkeypatch.setattr(
+        tfds, 'builder', lambda name, data_dir, **rest: builder(name, data_dir=tmp_path, **rest)
+    )
+    for name, folder in (('cifar10', 'cifar10'), ('imagenet100', 'imagenet100')):
+        with pytest.raises(ConfigError) as error:
+            sources.open_data(name, 'gs://bucket/data')
+        assert f'data.dataset={name!r}: is not prepared under gs://bucket/data' in str(error.value)
+        assert f'{tmp_path}/{folder} gs://bucket/data/`' in str(error.value)
+
+
 def test_an_unknown_name_is_answered_with_status_2(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         prepare.main(['imagenet101', f'--data_dir={tmp_path}'])
