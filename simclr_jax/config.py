@@ -145,10 +145,12 @@ def default() -> ConfigDict:
 
     config.log = ConfigDict()
     config.log.every_steps = 50  # steps between two lines of metrics
+    config.log.every_seconds = 30.0  # at most between two lines, where a step is over; 0: no limit
     config.log.tensorboard = True
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
+    config.checkpoint.every_minutes = 10.0  # also, about so often; 0: by steps alone
     config.checkpoint.keep = 3  # the last few that stay on disk
 
     config.health = ConfigDict()
@@ -159,6 +161,7 @@ def default() -> ConfigDict:
     config.health.min_rank = 2.0  # effective rank of the embedding; below: collapse
     config.health.patience = 0.03  # share of the run's steps below before it is believed
     config.health.on_collapse = 'warn'  # or 'stop'
+    config.health.on_memory = 'stop'  # before the first step, where it will not fit; 'warn': try it
 
     config.eval = ConfigDict()
     # What the probes are trained and tested on. Pictures of the test split are never among those

@@ -37,6 +37,7 @@ _CHOICES = {
     'model.dtype': ('float32', 'bfloat16'),
     'health.on_nonfinite': ('stop', 'skip'),
     'health.on_collapse': ('warn', 'stop'),
+    'health.on_memory': ('stop', 'warn'),
     'optimizer.name': ('lars', 'sgd', 'adamw'),
     'optimizer.learning_rate_scaling': ('linear', 'sqrt', 'none'),
     'optimizer.schedule': ('cosine', 'one_cycle', 'steps'),
@@ -77,6 +78,8 @@ _POSITIVE = (
     'knn.draws',
 )
 _NOT_NEGATIVE = (
+    'log.every_seconds',
+    'checkpoint.every_minutes',
     'health.max_skips',
     'health.loss_band',
     'health.min_std',

@@ -168,6 +168,15 @@ def made_by_main_process(
     return made if is_main_process() else unpack(packed.tobytes())
 
 
+def least(number: float) -> float:
+    """Returns the least of the processes' numbers, as float32, in every process."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return float(multihost_utils.process_allgather(np.float32(number)).min())
+
+
 def is_main_process() -> bool:
     """Whether this process writes metrics, reports and messages."""
     return jax.process_index() == 0

@@ -16,6 +16,7 @@ from simclr_jax.modes import results
 from simclr_jax.modes.eval_data import EvalData, open_eval_data
 from simclr_jax.modes.probes import PROBES, Split, check_protocol, needs_baselines
 from simclr_jax.modes.reporting import write_run_report
+from simclr_jax.train.out_of_memory import EVALUATION, explained
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.train.state import TrainState
 from simclr_jax.workdir.claim import check_claim
@@ -67,6 +68,7 @@ def prepare_evaluation(run: Run, probes: Sequence[str], *, needed: bool = False)
     return data
 
 
+@explained('evaluation', EVALUATION)
 def evaluate(
     run: Run, workdir: str, state: TrainState, data: EvalData, probes: Sequence[str]
 ) -> None:

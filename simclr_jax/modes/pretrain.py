@@ -9,9 +9,10 @@ from simclr_jax.modes import results
 from simclr_jax.modes.evaluation import evaluate, prepare_evaluation
 from simclr_jax.modes.reporting import save_views
 from simclr_jax.train.loop import train
+from simclr_jax.train.memory import DoesNotFit
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.workdir.agreement import check_same_data, check_shared
-from simclr_jax.workdir.claim import check_claim, claim_workdir
+from simclr_jax.workdir.claim import check_claim, claim_workdir, release_workdir
 from simclr_jax.workdir.lock import hold
 from simclr_jax.workdir.programs import keep_programs
 
@@ -32,7 +33,11 @@ def main(config: ConfigDict, workdir: str) -> None:
             _say(run.source.description)
         if run.source.bad:
             _say(describe_bad(run.source.bad))
-        state, pretrain, views = train(run, workdir)
+        try:
+            state, pretrain, views = train(run, workdir)
+        except DoesNotFit:
+            release_workdir(workdir)
+            raise
         _keep(workdir, pretrain, views)
         evaluate(run, workdir, state, data, config.eval.after_pretrain)
 

@@ -3,20 +3,31 @@
 LIMIT = 0.05  # share of the time
 
 
-def input_advice(share: float, *, backend: str, cache: str) -> str | None:
+def input_advice(
+    share: float, *, backend: str, cache: str, workers: int = 0, on_cpu: bool = False
+) -> str | None:
     """Returns what to do where `share` of the time went into waiting for input, None if little.
+
+    Only what the run does not do already is proposed.
 
     Args:
       share: in [0, 1].
       backend: `augment.backend`.
       cache: `data.cache`.
+      workers: `data.workers`.
+      on_cpu: the train step and the input share the processor.
     """
     if share <= LIMIT or cache == 'device':
         return None
-    ways = ["data.cache='device' with augment.backend='jax' if the data fits the device's memory"]
-    if backend == 'tf':
-        ways.insert(0, "augment.backend='jax', so that the host only decodes")
-    else:
+    ways = []
+    if backend == 'tf' and not on_cpu:
+        ways.append("augment.backend='jax', so that the host only decodes")
+    also = " with augment.backend='jax'" if backend == 'tf' else ''
+    where = "this machine's" if on_cpu else "the device's"
+    ways.append(f"data.cache='device'{also}, if the data fit {where} memory")
+    if backend == 'jax':
         ways.append('a smaller data.canvas')
-    ways.append('data.workers=0 and more processor cores')
+    if workers:
+        ways.append(f'data.workers=0 instead of {workers}, which uses every processor core')
+    ways.append('more processor cores')
     return f'{share:.0%} of the time went into waiting for input; try {", ".join(ways)}'

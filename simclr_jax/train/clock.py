@@ -47,11 +47,11 @@ class Clock:
         self._last, self._last_step, self._waited = now, step, 0.0
         return {**rates, 'seconds': self.seconds()}
 
-    def advise(self, *, backend: str, cache: str) -> str | None:
+    def advise(self, **run: object) -> str | None:
         """Returns, once, what to do about waiting for input; the arguments are `input_advice`'s."""
         if time.monotonic() - self._start < _SETTLED:
             return None
-        advice = input_advice(self.input_share(), backend=backend, cache=cache)
+        advice = input_advice(self.input_share(), **run)
         if advice and not self._advised:
             self._advised = True
             return advice

@@ -10,6 +10,8 @@ from simclr_jax.config import RunError
 
 _BAND_ROWS = 10  # the first rows, whose mean loss later ones are compared with
 _MIN_ROWS = 3  # in a row, before collapse is believed
+# The metric that is 1 in rows written because time had passed: others are a function of the step.
+BY_TIME = 'by_time'
 COLLAPSED = 'collapsed'  # the metric that is 1 while the alarm is up
 
 
@@ -105,6 +107,8 @@ class Monitor:
     def replay(self, rows: list[dict[str, float]]) -> None:
         """Takes the rows that an earlier process of this run has written."""
         for row in rows:
+            if row.get(BY_TIME):
+                continue
             self._skipped = max(self._skipped, int(row.get('skipped_updates', 0)))
             self._check_collapse(row['step'], dict(row), quiet=True)
             if len(self._losses) < _BAND_ROWS and math.isfinite(row.get('loss', math.nan)):

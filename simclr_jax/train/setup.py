@@ -89,7 +89,11 @@ class Run:
         return shapes
 
     def lower_step(self) -> jax.stages.Lowered:
-        """Returns the train step, traced for the mesh; `compile()` makes it a program."""
+        """Returns the train step for the mesh; `compile()` makes it a program."""
+        return self.trace_step().lower()
+
+    def trace_step(self) -> jax.stages.Traced:
+        """Returns the train step with the run's shapes."""
         config = self.config
         step = make_train_step(
             self.method,
@@ -102,7 +106,7 @@ class Run:
             skip_nonfinite=config.health.on_nonfinite == 'skip',
             augment=self.augment,
         )
-        return step.lower(self.abstract_state(), self.abstract_batch())
+        return step.trace(self.abstract_state(), self.abstract_batch())
 
     def abstract_state(self) -> TrainState:
         """Returns the shapes, types and shardings of the state, computing nothing."""

@@ -109,3 +109,13 @@ def claim_workdir(config: ConfigDict, workdir: str, held: Callable[[], Held]) ->
         raise ConfigError(
             f'--workdir={workdir}: cannot be written ({error.strerror}); name another one'
         ) from error
+
+
+def release_workdir(workdir: str) -> None:
+    """Takes a claim back that led to no checkpoint, so that other settings can be given."""
+    place = epath.Path(workdir)
+    steps = place / 'checkpoints'
+    trained = steps.exists() and any(path.name.isdigit() for path in steps.iterdir())
+    if parallel.is_main_process() and not trained:
+        for name in (_CONFIG, _DATA, _PICTURES):
+            (place / name).unlink(missing_ok=True)

@@ -14,5 +14,15 @@ def test_what_helps_depends_on_what_is_tried_already():
     assert on_host.startswith('30% of the time') and "try augment.backend='jax'" in on_host
     assert 'data.canvas' in on_chip and 'data.canvas' not in on_host
     for advice in (on_host, on_chip):
-        assert "data.cache='device'" in advice and 'data.workers' in advice
+        assert "data.cache='device'" in advice and 'processor cores' in advice
     assert input_advice(0.3, backend='jax', cache='device') is None
+
+
+def test_the_advice_on_input_proposes_nothing_that_the_run_has():
+    advice = input_advice(0.3, backend='jax', cache='none', workers=0)
+    assert "augment.backend='jax'" not in advice and 'data.workers' not in advice
+    assert 'data.workers=0 instead of 4' in input_advice(
+        0.3, backend='jax', cache='none', workers=4
+    )
+    on_cpu = input_advice(0.3, backend='tf', cache='none', on_cpu=True)
+    assert 'only decodes' not in on_cpu  # the same cores would make the views
