@@ -6,7 +6,15 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from simclr_jax import parallel
-from simclr_jax.tools.plan import estimate, format_plan, format_suggestion, make_mesh, suggest
+from simclr_jax.config_auto import settle
+from simclr_jax.tools.plan import (
+    estimate,
+    format_plan,
+    format_suggestion,
+    hardware_of,
+    make_mesh,
+    suggest,
+)
 
 DOES_NOT_FIT = 3  # exit status
 
@@ -18,12 +26,16 @@ def main(config: ConfigDict, workdir: str, topology: str | None) -> int:
       ConfigError: the topology is not one, its compiler is missing, or the batch does not divide.
     """
     mesh, chip = make_mesh(topology)
+    config, line = settle(config, hardware_of(mesh, chip))
+    if line:
+        print(line, flush=True)
     parallel.check_batch_size('batch_size', config.batch_size, mesh)
     result = estimate(config, mesh, chip, topology)
     print(format_plan(result), flush=True)
     if not result['fits']:
-        result['suggestion'] = suggest(config, mesh, chip, topology, result)
-        print(format_suggestion(result['suggestion']), flush=True)
+        suggestion = suggest(config, mesh, chip, topology, result)
+        print(format_suggestion(suggestion), flush=True)
+        result['suggestion'], result['suggested'] = suggestion or (None, None)
     path = epath.Path(workdir)
     path.mkdir(parents=True, exist_ok=True)
     measured = _measured_input(path, config)

@@ -13,6 +13,7 @@ from simclr_jax import parallel
 from simclr_jax.tools.chips import CHIPS
 from simclr_jax.tools.plan import assemble_without_data
 from simclr_jax.tools.program import cost
+from simclr_jax.train.setup import Run
 
 _SECONDS = 5.0  # of measurement, at least
 _MIN_STEPS = 5
@@ -40,11 +41,7 @@ def measure(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     program = run.lower_step().compile()
     state, random = run.init(), np.random.default_rng(0)
     rows = config.batch_size // jax.process_count()
-    batch = {
-        name: random.integers(0, 256 if name == 'image' else 2, (rows, *array.shape[1:]))
-        .astype(array.dtype)
-        for name, array in run.abstract_batch().items()
-    }  # fmt: skip
+    batch = _random_batch(run, rows, random)
     batch = parallel.put_batch(batch, mesh)
     times, start = [], time.perf_counter()
     while len(times) <= _MIN_STEPS or time.perf_counter() - start < _SECONDS:
@@ -73,6 +70,21 @@ def measure(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         'mfu': counted['flops'] / seconds / chip.flops if chip else None,
         **counted,
     }
+
+
+def _random_batch(run: Run, rows: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Returns noise of the batch's shapes: pictures that fill their canvas, labels that there are.
+
+    A picture of no size would make views that are not numbers.
+    """
+    shapes = run.abstract_batch()
+    batch = {'image': random.integers(0, 256, (rows, *shapes['image'].shape[1:]), np.uint8)}
+    if 'size' in shapes:
+        batch['size'] = np.tile(np.array(run.source.canvas_shape[:2], np.int32), (rows, 1))
+        batch['index'] = np.arange(rows, dtype=np.int32)
+    if 'label' in shapes:
+        batch['label'] = random.integers(0, run.source.num_classes, rows, np.int32)
+    return batch
 
 
 def format_result(result: dict[str, Any]) -> str:

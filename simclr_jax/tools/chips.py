@@ -5,7 +5,7 @@ import os
 
 import jax
 
-GIB = 2**30
+from simclr_jax.config_auto import GIB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Chip:
     """Peak rates of one chip.
 
     Attributes:
-      flops: bfloat16 FLOP/s.
+      flops: bfloat16 FLOP/s; float32's where the chip has no bfloat16.
       memory: bytes.
       memory_rate: bytes/s of that memory.
       link_rate: bytes/s of all links to other chips together, one way; None where it depends.
@@ -34,7 +34,7 @@ CHIPS = {
     'TPU v5 lite': Chip(197e12, 16 * GIB, 819e9, 100e9, 4),
     'TPU v5': Chip(459e12, 95 * GIB, 2765e9, 300e9, 4),
     'TPU v6 lite': Chip(918e12, 32 * GIB, 1640e9, 224e9, 4),
-    'Tesla T4': Chip(65e12, 16 * GIB, 320e9),
+    'Tesla T4': Chip(8.1e12, 16 * GIB, 320e9),
     'NVIDIA L4': Chip(121e12, 24 * GIB, 300e9),
     'NVIDIA A100-SXM4-40GB': Chip(312e12, 40 * GIB, 1555e9),
     'NVIDIA A100-SXM4-80GB': Chip(312e12, 80 * GIB, 2039e9),

@@ -4,6 +4,7 @@ The real train step is compiled for the topology and asked what it does; nothing
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -18,20 +19,23 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from simclr_jax import parallel
-from simclr_jax.config import ConfigError
+from simclr_jax.config import ConfigError, as_flags
+from simclr_jax.config_auto import GIB, Hardware
+from simclr_jax.data.known import known_source
 from simclr_jax.data.sources import Source
-from simclr_jax.tools.chips import CHIPS, GIB, Chip, devices_of
+from simclr_jax.tools.chips import CHIPS, Chip, devices_of
 from simclr_jax.tools.program import cost
+from simclr_jax.train.out_of_memory import is_out_of_memory, refused
 from simclr_jax.train.setup import Run, assemble
+from simclr_jax.train.smaller import changed, changes
 
 EXAMPLES = '--topology=v5e:16x16, --topology=v4:4x4x4 or --topology=cpu:8'
-_DATASETS = {  # name -> images to train on, classes, channels: a plan needs no data
-    'imagenet2012': (1_281_167, 1000, 3),
-    'cifar10': (50_000, 10, 3),
-    'digits': (1_297, 10, 1),
+_ASSUMED = 1_000_000  # images, where their number is not known
+_LIMITS = {  # what the slowest of the three rates is, in words
+    'flops': 'arithmetic',
+    'memory': 'memory bandwidth',
+    'links': 'the links between chips',
 }
-_UNKNOWN_DATASET = (1_000_000, 0, 3)
-_MAX_ACCUMULATION = 64
 _MAX_CPU_DEVICES = 512  # thousands take minutes to make
 
 
@@ -41,6 +45,11 @@ def make_mesh(topology: str | None) -> tuple[Mesh, Chip]:
     Raises:
       ConfigError: there is no such topology, or no compiler for it.
     """
+    if (topology or '').startswith('gpu'):
+        raise ConfigError(
+            f'--topology={topology}: programs for GPUs are compiled on GPUs only; there, '
+            '--mode=pretrain says within a minute whether the run fits, and what would'
+        )
     match = re.fullmatch(r'(cpu|v\w+):(\d+(?:x\d+)*)', topology or '')
     if not match:
         given = '--topology: missing' if topology is None else f'--topology={topology}: is not one'
@@ -54,7 +63,8 @@ def make_mesh(topology: str | None) -> tuple[Mesh, Chip]:
         first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ConfigError(
             f'--topology={topology}: the TPU compiler does not know it or is missing ({first}); '
-            f"`pip install 'simclr_jax[tpu]'` installs it, and names look like {EXAMPLES}"
+            f"`pip install -e '.[tpu]'`, in this project's folder, installs it; names look like "
+            f'{EXAMPLES}'
         ) from error
     kind = devices[0].device_kind
     if kind not in CHIPS:
@@ -78,6 +88,13 @@ def _cpu_mesh(topology: str, count: int) -> tuple[Mesh, Chip]:
     )
 
 
+def hardware_of(mesh: Mesh, chip: Chip) -> Hardware:
+    """Returns what a run on these devices would find."""
+    device = mesh.devices.flat[0]
+    on_cpu = device.platform == 'cpu'
+    return Hardware(device.platform, device.device_kind, mesh.devices.size, chip.memory, not on_cpu)
+
+
 def estimate(config: ConfigDict, mesh: Mesh, chip: Chip, topology: str) -> dict[str, Any]:
     """Compiles the train step and returns what `plan.json` holds."""
     run = assemble_without_data(config, mesh)
@@ -89,6 +106,8 @@ def estimate(config: ConfigDict, mesh: Mesh, chip: Chip, topology: str) -> dict[
         'remat': config.model.remat,
         'accumulation_steps': config.optimizer.accumulation_steps,
         'parameters': sum(math.prod(x.shape) for x in jax.tree.leaves(run.abstract_state().params)),
+        'images': run.source.num_examples,
+        'images_known': known_source(config) is not None,
         'total_steps': length.total_steps,
         'memory_available': chip.memory,
     }
@@ -97,9 +116,9 @@ def estimate(config: ConfigDict, mesh: Mesh, chip: Chip, topology: str) -> dict[
         with _progress(f'compiling {config.model.encoder} for {topology}'):
             program = run.lower_step().compile()
     except jax.errors.JaxRuntimeError as error:  # the TPU compiler refuses what does not fit
-        if 'RESOURCE_EXHAUSTED' not in str(error):
+        if not is_out_of_memory(error):
             raise
-        return result | {'memory': memory_refused(str(error)), 'fits': False}
+        return result | {'memory': refused(str(error)), 'fits': False}
     counted = cost(program)
     result |= {'compile_seconds': time.monotonic() - start, **counted}
     result['fits'] = counted['memory'] <= chip.memory
@@ -125,57 +144,33 @@ def estimate(config: ConfigDict, mesh: Mesh, chip: Chip, topology: str) -> dict[
     }
 
 
-def memory_refused(message: str) -> float | None:
-    """Returns the bytes that a compiler's refusal says are needed, None where it does not."""
-    used = re.search(r'Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds', message)
-    if not used:
-        return None
-    number, unit = used.group(1, 2) if used[1] else used.group(3, 4)
-    return float(number) * 1024 ** ('KMGT'.index(unit) + 1)
-
-
 def suggest(
     config: ConfigDict, mesh: Mesh, chip: Chip, topology: str, result: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Returns the fields of the mildest change that fits, found by compiling it; None for none.
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Returns the mildest change that fits and its own estimate, found by compiling; None for none.
 
-    Micro-batches first: they keep the batch and the curve; then recomputation; then the batch.
+    Recomputation and micro-batches first: they keep the batch; then a smaller batch, smaller
+    pictures and a smaller encoder.
     """
-    chips, batch = mesh.devices.size, config.batch_size
     over = (result['memory'] or 2 * chip.memory) / chip.memory
-    steps = config.optimizer.accumulation_steps
-    wanted = steps * 2 ** max(1, math.ceil(math.log2(over)))
-    candidates = []
-    if config.model.remat == 'none':
-        candidates.append({'model.remat': 'blocks'} if over < 2 else {})
-    while wanted <= _MAX_ACCUMULATION and batch % (wanted * chips) == 0 and batch // wanted >= 2:
-        candidates.append({'optimizer.accumulation_steps': wanted})
-        candidates.append({'optimizer.accumulation_steps': wanted, 'model.remat': 'full'})
-        wanted *= 2
-    smaller = batch // 2
-    while smaller >= 2 and smaller % chips == 0:
-        candidates.append({'batch_size': smaller, 'model.remat': 'full'})
-        smaller //= 2
-    for fields in filter(None, candidates):
-        changed = config.copy_and_resolve_references()
-        with changed.unlocked():
-            changed.update_from_flattened_dict(fields)
-        if changed.method == 'moco' and changed.moco.queue_size % changed.batch_size:
-            continue
-        print('trying ' + _flags(fields), flush=True)
-        found = estimate(changed, mesh, chip, topology)
+    same, smaller = changes(config, mesh.devices.size, over)
+    for fields in [*same, *smaller]:
+        print('trying ' + as_flags(fields), flush=True)
+        found = estimate(changed(config, fields), mesh, chip, topology)
         if found['fits']:
-            return fields
+            return fields, found
     return None
 
 
 def assemble_without_data(config: ConfigDict, mesh: Mesh) -> Run:
-    """Returns the parts of a run of which nothing is read: sizes of known data sets, or guesses."""
-    name = config.data.dataset.partition(':')[0].partition('/')[0]
-    examples, classes, channels = _DATASETS.get(name, _UNKNOWN_DATASET)
-    examples = max(examples, config.batch_size)  # too large a batch is the run's affair
-    labels = tuple(map(str, range(classes))) or None
-    return assemble(config, mesh, Source(lambda _: [], examples, (None, None, channels), labels))
+    """Returns the parts of a run of which nothing is read, as large as its data set is.
+
+    Its source has `known` images, or 1,000,000 where nothing says how many: `known_source`.
+    """
+    source = known_source(config) or Source(lambda _: [], _ASSUMED, (None, None, 3), None)
+    examples = max(source.num_examples, config.batch_size)  # too large a batch is the run's affair
+    source = dataclasses.replace(source, read=lambda _: [], num_examples=examples)
+    return assemble(config, mesh, source)
 
 
 @contextlib.contextmanager
@@ -203,9 +198,13 @@ def format_plan(result: dict[str, Any]) -> str:
     """The plan as aligned plain text."""
     gib = '?' if result['memory'] is None else f'{result["memory"] / GIB:.2f}'
     fits = 'fits' if result['fits'] else 'does NOT fit'
+    images = f'{result["images"]:,}'
+    if not result['images_known']:
+        images += ', assumed: the data set is not here; the hours grow with it'
     rows = [
         ('topology', f'{result["topology"]}, {result["chips"]} chips'),
         ('parameters', f'{result["parameters"]:,}'),
+        ('images', images),
         ('memory a chip', f'{gib} GiB of {result["memory_available"] / GIB:.2f} GiB: {fits}'),
     ]
     if 'seconds' in result:
@@ -217,19 +216,17 @@ def format_plan(result: dict[str, Any]) -> str:
         rows += [
             ('a chip and step', work),
             ('collectives', moved or 'none'),
-            ('ms at peak rates', f'{seconds}: {result["bound"]} binds'),
+            ('ms at peak rates', f'{seconds}: limited by {_LIMITS[result["bound"]]}'),
             ('MFU at most', f'{100 * result["mfu"]:.1f} %'),
             ('images/s at most', f'{result["images_per_second"]:,.0f}; {per_host:,.0f} a host'),
-            ('hours at least', f'{result["hours"]:,.2f} for {result["total_steps"]:,} steps'),
+            ('hours, at best', f'{result["hours"]:,.2f} for {result["total_steps"]:,} steps'),
         ]
     return '\n'.join(f'{name:<18}{value}' for name, value in rows)
 
 
-def format_suggestion(fields: dict[str, Any] | None) -> str:
-    if fields is None:
+def format_suggestion(suggestion: tuple[dict[str, Any], dict[str, Any]] | None) -> str:
+    """What fits, with its memory and time, in the words of `format_plan`."""
+    if suggestion is None:
         return 'nothing that was tried fits; take more chips or a smaller encoder'
-    return f'this fits: {_flags(fields)}'
-
-
-def _flags(fields: dict[str, Any]) -> str:
-    return ' '.join(f'--config.{name}={value}' for name, value in fields.items())
+    fields, found = suggestion
+    return f'this fits: {as_flags(fields)}\n\n{format_plan(found)}'

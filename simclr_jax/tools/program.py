@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from simclr_jax.train.memory import program_bytes
+
 COLLECTIVES = (
     'all-gather',
     'all-reduce',
@@ -58,17 +60,13 @@ def cost(program: jax.stages.Compiled) -> dict[str, Any]:
       together; `temporary_bytes`; `collective_bytes`, results by kind.
     """
     counted = program.cost_analysis()
-    memory = program.memory_analysis()
     by_kind = dict.fromkeys(COLLECTIVES, 0)
     for kind, arrays in collectives(program.as_text()):
         by_kind[kind] += sum(array_bytes(*array) for array in arrays)
     return {
         'flops': counted.get('flops', 0.0),
         'bytes': counted.get('bytes accessed', 0.0),
-        'memory': memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes,
-        'temporary_bytes': memory.temp_size_in_bytes,
+        'memory': program_bytes(program),
+        'temporary_bytes': program.memory_analysis().temp_size_in_bytes,
         'collective_bytes': by_kind,
     }

@@ -2,12 +2,13 @@ import json
 import pathlib
 
 import jax
+import numpy as np
 import pytest
 
 from simclr_jax import parallel
 from simclr_jax.config_loading import load
 from simclr_jax.modes import bench
-from simclr_jax.tools import bench_step
+from simclr_jax.tools import bench_step, plan
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -29,3 +30,16 @@ def test_prints_a_table_and_writes_json(tmp_path, monkeypatch, capsys):
     assert result['mfu'] is None  # of a CPU
     printed = capsys.readouterr().out
     assert 'images/s' in printed and 'unknown chip' in printed
+
+
+def test_the_noise_of_the_step_bench_makes_views_that_are_numbers():
+    fields = {'batch_size': '16', 'augment.backend': 'jax'}
+    config = load(str(ROOT / 'configs/simclr_digits.py'), fields)
+    run = plan.assemble_without_data(config, parallel.make_mesh(jax.devices()[:1]))
+    batch = bench_step._random_batch(run, 16, np.random.default_rng(0))
+    shapes = run.abstract_batch()
+    assert {name: (array.shape, array.dtype) for name, array in batch.items()} == {
+        name: (array.shape, array.dtype) for name, array in shapes.items()
+    }
+    views = run.augment({name: jax.numpy.asarray(array) for name, array in batch.items()}, 0)
+    assert np.isfinite(views).all() and np.std(views) > 0.01

@@ -9,12 +9,15 @@ import sys
 
 import jax
 import pytest
+from PIL import Image
 
 from simclr_jax.config import ConfigError
+from simclr_jax.config_auto import GIB
 from simclr_jax.config_loading import load
+from simclr_jax.data.known import known_source
 from simclr_jax.modes import plan as plan_mode
 from simclr_jax.tools import plan as plan_module
-from simclr_jax.tools.chips import GIB, Chip
+from simclr_jax.tools.chips import Chip
 from simclr_jax.tools.plan import make_mesh, suggest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -44,7 +47,7 @@ def test_a_plan_for_eight_devices(tmp_path, capsys):
     assert result['hours'] == pytest.approx(result['total_steps'] * result['step_seconds'] / 3600)
     printed = capsys.readouterr().out
     assert 'compiling resnet_tiny for cpu:8' in printed
-    assert f'{parameters:,}' in printed and 'binds' in printed and 'fits' in printed
+    assert f'{parameters:,}' in printed and 'limited by' in printed and 'fits' in printed
 
 
 def fake_estimate(memory_of):
@@ -78,7 +81,10 @@ def test_the_suggestion_fits(memory_of, want, monkeypatch):
     config, mesh = digits(batch_size=128), make_mesh('cpu:8')[0]
     first = plan_module.estimate(config, mesh, CHIP, 'cpu:8')
     assert not first['fits']
-    assert suggest(config, mesh, CHIP, 'cpu:8', first) == want
+    found = suggest(config, mesh, CHIP, 'cpu:8', first)
+    assert (found and found[0]) == want
+    if want:
+        assert found[1]['fits']  # with the estimate of what was found
     assert config.batch_size == 128 and config.model.remat == 'none'
 
 
@@ -87,28 +93,14 @@ def test_what_does_not_fit_is_status_3_with_the_flags_that_do(tmp_path, monkeypa
     for module in (plan_module, plan_mode):
         monkeypatch.setattr(module, 'estimate', fake_estimate(memory_of))
     monkeypatch.setattr(plan_mode, 'make_mesh', lambda topology: (make_mesh('cpu:8')[0], CHIP))
-    monkeypatch.setattr(plan_mode, 'format_plan', lambda result: 'the plan')
+    for module in (plan_module, plan_mode):
+        monkeypatch.setattr(module, 'format_plan', lambda result: 'the plan')
     assert plan_mode.main(digits(), str(tmp_path), 'cpu:8') == 3
-    assert '--config.optimizer.accumulation_steps=2' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert '--config.optimizer.accumulation_steps=2' in printed
+    assert printed.count('the plan') == 2  # of what was asked for, and of what fits
     saved = json.loads((tmp_path / 'plan.json').read_text())
     assert saved['suggestion'] == {'optimizer.accumulation_steps': 2} and not saved['fits']
-
-
-@pytest.mark.parametrize(
-    ('message', 'gib'),
-    [
-        (
-            'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO '
-            'temporaries (74.62G) exceeds available HBM (15.75G).',
-            74.62,
-        ),
-        ('RESOURCE_EXHAUSTED: memory space hbm. Used 512.5M of 100M hbm.', 512.5 / 1024),
-        ('RESOURCE_EXHAUSTED: no room', None),
-    ],
-)
-def test_the_memory_that_the_compiler_refuses_is_read(message, gib):
-    found = plan_module.memory_refused(message)
-    assert found == (gib and pytest.approx(gib * GIB))
 
 
 @pytest.mark.slow
@@ -137,6 +129,7 @@ def test_a_batch_that_cannot_fit_and_the_suggestion_followed(tmp_path):
         ('8', '--topology=8: is not one'),
         ('cpu:16', 'has 8 CPU devices'),
         ('cpu:9999', 'at most 512 CPU devices'),
+        ('gpu:H100', 'programs for GPUs are compiled on GPUs only'),
         ('v9x:3x3', r'v9x:3x3: the TPU compiler does not know it or is missing'),
     ],
 )
@@ -158,3 +151,71 @@ def test_a_chip_is_one_device(topology, chips, memory):
     )
     output = subprocess.check_output([sys.executable, '-c', script], cwd=ROOT, text=True)
     assert output.split() == [str(chips), f'{memory:.1f}']
+
+
+def test_the_missing_compiler_is_not_looked_for_under_a_name_that_is_not_ours():
+    with pytest.raises(ConfigError) as raised:
+        make_mesh('v9x:3x3')
+    assert "pip install -e '.[tpu]'" in str(raised.value)
+    assert 'simclr_jax[tpu]' not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'images'),
+    [
+        ('simclr_imagenet', 1_281_167),
+        ('simclr_imagenet100', 126_689),
+        ('simclr_imagenette', 9_469),
+        ('simclr_cifar10', 50_000),
+        ('simclr_digits', 1_297),
+    ],
+)
+def test_a_plan_counts_the_images_that_there_are(recipe, images):
+    config = load(str(ROOT / f'configs/{recipe}.py'), {})
+    source = known_source(config)
+    assert source.num_examples == images
+    assert source.num_classes in (10, 100, 1000)
+
+
+def test_a_plan_counts_the_pictures_of_a_folder_and_admits_what_it_assumes(tmp_path):
+    fields = {'data.data_dir': str(tmp_path / 'index')}
+    recipe = str(ROOT / 'configs/simclr_folder.py')
+    assert known_source(load(recipe, fields)) is None
+    mesh = make_mesh('cpu:8')[0]
+    run = plan_module.assemble_without_data(load(recipe, fields), mesh)
+    assert run.source.num_examples == plan_module._ASSUMED
+    pictures = tmp_path / 'pictures'
+    pictures.mkdir()
+    for i in range(20):
+        Image.new('RGB', (8, 8), (i, 0, 0)).save(pictures / f'{i}.png')
+    fields['data.path'] = str(pictures)
+    fields['data.train_split'] = 'all'
+    assert known_source(load(recipe, fields)).num_examples == 20
+    config = load(str(ROOT / 'configs/simclr_cifar10.py'), {'data.dataset': 'places365_small'})
+    assert known_source(config) is None  # not prepared here
+
+
+def test_an_assumed_number_of_images_is_said():
+    result = {
+        'topology': 'cpu:8',
+        'chips': 8,
+        'parameters': 1,
+        'memory': GIB,
+        'memory_available': GIB,
+        'fits': True,
+        'images': 1_000_000,
+    }
+    assert 'assumed' in plan_module.format_plan(result | {'images_known': False})
+    assert 'assumed' not in plan_module.format_plan(result | {'images_known': True})
+
+
+def test_a_plan_of_cifar_has_its_canvas():
+    config = load(str(ROOT / 'configs/simclr_cifar10.py'), {'augment.backend': 'jax'})
+    run = plan_module.assemble_without_data(config, make_mesh('cpu:8')[0])
+    assert run.abstract_batch()['image'].shape == (config.batch_size, 32, 32, 3)
+
+
+def test_a_plan_chooses_by_the_chips_that_it_is_for():
+    mesh, chip = make_mesh('cpu:8')
+    found = plan_module.hardware_of(mesh, chip)
+    assert (found.platform, found.devices, found.bfloat16) == ('cpu', 8, False)
