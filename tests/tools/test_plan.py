@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_status_3_with_the_flags_that_do(tmp_path, monkeypa
     assert saved['suggestion'] == {'optimizer.accumulation_steps': 2} and not saved['fits']
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_batch_that_cannot_fit_and_the_suggestion_followed(tmp_path):
     def run(*flags):
         return subprocess.run(
