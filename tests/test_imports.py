@@ -37,11 +37,14 @@ ALLOWED = {('config', 'augment')}
 TENSORFLOW = {
     'augment/tf_draws.py',
     'augment/tf_ops.py',
+    'data/decode.py',
     'data/digits.py',
     'data/imagenet100.py',
     'data/pipeline.py',
     'data/prepare.py',
+    'data/records.py',
     'data/sources.py',
+    'data/undecoded.py',
 }
 FILES = sorted(PACKAGE.rglob('*.py'))
 

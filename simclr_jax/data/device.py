@@ -55,8 +55,14 @@ def load(source: Source) -> Arrays:
     def fill(start: int) -> None:
         indices = range(start, min(start + _GROUP, len(images)))
         for i, record in zip(indices, source.read(indices), strict=True):
-            encoded, labels[i] = example.parse(record)
-            image = pictures.decode(encoded, shape[-1], fit=max(shape[1:3]))
+            encoded, labels[i], orientation = example.parse(record)
+            image = pictures.decode(
+                encoded,
+                shape[-1],
+                fit=max(shape[1:3]),
+                intensity=source.intensity,
+                turn=orientation != 1,
+            )
             sizes[i] = image.shape[:2]
             images[i, : image.shape[0], : image.shape[1]] = image
 
@@ -147,7 +153,12 @@ def _central_views(
     side = jnp.round(sizes.min(axis=1).astype(jnp.float32) * crop)
     y, x = ((sizes[:, axis] - side) // 2 for axis in (0, 1))
     boxes = jnp.stack([y, x, side, side], axis=1)
+    most = pictures.MAX_ALIASED_RATIO * image_size
+    recipes = [recipe]
+    if min(images.shape[1:3]) * crop > most:  # some may be that large
+        recipes.append(dataclasses.replace(recipe, antialias=True))
     views = jax_ops.crop_and_resize(
-        images, sizes.astype(jnp.float32), [boxes], (recipe,), image_size
+        images, sizes.astype(jnp.float32), [boxes] * len(recipes), tuple(recipes), image_size
     )
-    return jnp.round(views[:, 0]).astype(jnp.uint8)
+    shown = jnp.where((side > most)[:, None, None, None], views[:, -1], views[:, 0])
+    return jnp.round(shown).astype(jnp.uint8)

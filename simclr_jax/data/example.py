@@ -1,40 +1,64 @@
-"""`tf.train.Example` without TensorFlow: the `image` and the `label` of a record, to and fro.
+"""`tf.train.Example` without TensorFlow: `image`, `label` and `orientation`, to and fro.
 
 The wire format is that of protocol buffers (protobuf.dev/programming-guides/encoding): a message
 is a sequence of tags, each with a number (type 0) or with bytes (type 2).
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
+
+PILLOW = 0  # an orientation: for Pillow, which decodes the picture and turns it
 
 
-def parse(record: bytes) -> tuple[bytes, int]:
-    """Returns the encoded image and the label, -1 where there is none.
+class Example(NamedTuple):
+    """What of a record is used.
+
+    Attributes:
+      image: the encoded picture.
+      label: -1 where there is none.
+      orientation: EXIF's number, by which the picture is turned after it was decoded; 1 where the
+        record has none, PILLOW where Pillow does all.
+    """
+
+    image: bytes
+    label: int
+    orientation: int
+
+
+def parse(record: bytes) -> Example:
+    """Reads a record.
 
     Raises:
       ValueError: the record holds no `image`.
     """
-    image, label = None, -1
+    image, numbers = None, {b'label': -1, b'orientation': 1}
     for features in _values(record, 1):
         for entry in _values(features, 1):
             name = bytes(next(_values(entry, 1)))
             if name == b'image':
                 image = _first(entry, (2, 1, 1))  # Feature.bytes_list.value
-            elif name == b'label':
-                label = _first(entry, (2, 3, 1))  # Feature.int64_list.value
+            elif name in numbers:
+                numbers[name] = _first(entry, (2, 3, 1))  # Feature.int64_list.value
     if image is None:
         raise ValueError('a record without an image')
-    if not isinstance(label, int):  # packed
-        label = _varint(label, 0)[0]
-    return bytes(image), label if label < 1 << 63 else label - (1 << 64)
+    return Example(bytes(image), *map(_signed, numbers.values()))
 
 
-def serialize(image: bytes, label: int | None = None) -> bytes:
+def serialize(image: bytes, label: int | None = None, orientation: int = 1) -> bytes:
     """Returns the record of an encoded image and, where it has one, its label."""
     entries = [_field(1, b'image') + _field(2, _field(1, _field(1, image)))]
-    if label is not None:
-        number = _encode_varint(label % (1 << 64))
-        entries.append(_field(1, b'label') + _field(2, _field(3, _field(1, number))))
+    numbers = {b'label': label, b'orientation': None if orientation == 1 else orientation}
+    for name, number in numbers.items():
+        if number is not None:
+            encoded = _encode_varint(number % (1 << 64))
+            entries.append(_field(1, name) + _field(2, _field(3, _field(1, encoded))))
     return _field(1, b''.join(_field(1, entry) for entry in entries))
+
+
+def _signed(number: memoryview | int) -> int:
+    if not isinstance(number, int):  # packed
+        number = _varint(number, 0)[0]
+    return number if number < 1 << 63 else number - (1 << 64)
 
 
 def _first(message: memoryview, path: tuple[int, ...]) -> memoryview | int:

@@ -38,6 +38,7 @@ class Reader:
         self.labels = np.full(len(self._places), -1, np.int32)
         if index.layout.labels_of(split):
             self.labels[:] = index.layout.label[self._places]
+        self._undecoded: set[int] = set()
         self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(os.cpu_count())
 
@@ -63,39 +64,54 @@ class Reader:
         """
         return list(self._executor.map(self._read, map(int, indices)))
 
+    def leave_out(self, index: int, reason: str) -> None:
+        """Leaves out the picture that is read for `index`, since it does not decode.
+
+        Raises:
+          ConfigError: more pictures are bad by now than may be.
+        """
+        number, _ = self._find(index)
+        self._undecoded.add(number)
+        name = self._index.names[int(self._places[number])]
+        self._leave_out(name, f'can no longer be decoded: {reason}')
+
     def _read(self, index: int) -> bytes:
+        return self._find(index)[1]
+
+    def _find(self, index: int) -> tuple[int, bytes]:
+        """Returns the record for `index`, and the place among `labels` that it is from."""
         for number in range(index, index + len(self)):
             if self.failure:  # the other threads need not find it themselves
                 raise self.failure
             number %= len(self)
+            if number in self._undecoded:
+                continue
             place = int(self._places[number])
             name = self._index.names.raw(place)
             try:
-                encoded = self._record(self._folder.read(name), place)
+                encoded, orientation = self._folder.read(name), example.PILLOW
+                if pictures.KINDS[self._index.kinds[place]] == pictures.PLAIN:
+                    if not encoded.startswith(b'\xff\xd8') or len(encoded) < 4:
+                        raise OSError('no longer a JPEG')
+                    orientation = int(self._index.orientations[place])
                 label = int(self.labels[number])
-                return example.serialize(encoded, label if label >= 0 else None)
+                record = example.serialize(encoded, label if label >= 0 else None, orientation)
+                return number, record
             except RunError as error:
                 self.failure = self.failure or error
                 raise self.failure from None
-            except Exception as error:  # Pillow raises anything
-                self._leave_out(self._index.names[place], error)
+            except OSError as error:
+                why = f'can no longer be read: {error.strerror or error}'
+                self._leave_out(self._index.names[place], why, error)
         raise OSError(f'none of the pictures in {self._path} can be read any more')
 
-    def _record(self, encoded: bytes, place: int) -> bytes:
-        """Returns what the pipeline decodes."""
-        if pictures.KINDS[self._index.kinds[place]] != pictures.PLAIN:
-            return pictures.as_bmp(encoded)
-        if not encoded.startswith(b'\xff\xd8') or len(encoded) < 4:
-            raise OSError('no longer a JPEG')
-        return encoded
-
-    def _leave_out(self, name: str, error: Exception) -> None:
+    def _leave_out(self, name: str, reason: str, error: OSError | None = None) -> None:
         with self._lock:
             if self.failure:
                 raise self.failure
             if name in self.bad:
                 return
-            self.bad[name] = f'can no longer be read: {getattr(error, "strerror", None) or error}'
+            self.bad[name] = reason
             vanished = sum(reason.startswith('can no') for reason in self.bad.values())
             if vanished <= _NAMED:
                 print(f'{name}: {self.bad[name]}; left out', flush=True)
@@ -105,6 +121,6 @@ class Reader:
                 check_bad(self.bad, self.num_files, self._path, self._max_bad)
             except ConfigError as failure:
                 self.failure = failure
-                if isinstance(error, OSError) and self._folder.failed >= _NAMED:
+                if error and self._folder.failed >= _NAMED:
                     self.failure = self._folder.gone(error)
                 raise self.failure from None

@@ -4,14 +4,14 @@ Nothing here has state: the stream starts at any step, and what it yields is a f
 (seed, step) alone, whatever the number of workers or processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from simclr_jax.augment import tf_draws, tf_ops
 from simclr_jax.augment.recipe import ViewRecipe
-from simclr_jax.data import order
+from simclr_jax.data import decode, order, records, undecoded
 from simclr_jax.data.sources import Source
 
 # The accelerator belongs to JAX; TensorFlow would take its memory.
@@ -56,24 +56,19 @@ def train_batches(
       drop_remainder: whether an epoch ends with its last whole batch (`order.py`).
     """
     rows = np.arange(batch_size)[slice(None) if rows is None else rows]
+    local = len(rows)
     parallel = workers or tf.data.AUTOTUNE
     channels = source.image_shape[-1]
 
-    def read(step):
-        indices = order.batch_indices(
-            seed, int(step), batch_size, source.num_examples, drop_remainder
-        )[rows]
-        return indices, np.array(source.read(indices), object)
+    def indices_of(step):
+        total = source.num_examples
+        return order.batch_indices(seed, step, batch_size, total, drop_remainder)[rows]
 
-    def records(step):
-        index, serialized = tf.numpy_function(read, [step], (tf.int64, tf.string))
-        index.set_shape([len(rows)])
-        serialized.set_shape([len(rows)])
-        parameters = tuple(
+    def parameters_of(step):
+        return tuple(
             {name: tf.gather(values, rows) for name, values in drawn.items()}
             for drawn in draw_parameters(views, seed, step, batch_size)
         )
-        return {'index': index, **_parse(serialized, source)}, parameters
 
     def batch_of_views(batch, parameters):
         images = _decode_small(batch.pop('image'), source.image_shape)
@@ -86,40 +81,39 @@ def train_batches(
             how = image_size, recipe.interpolation, recipe.antialias
             view = tf_ops.crop_and_resize(images, boxes, *how) / 255.0
             made.append(tf_ops.distort(view, recipe, drawn))
-        return {'image': _to_uint8(tf.stack(made, axis=1)), **batch}
+        return {'image': decode.to_uint8(tf.stack(made, axis=1)), **batch}
 
     def views_of_one(example, parameters):
-        encoded = example.pop('image')
+        stored = decode.stored(example)
         if len(views) > 1:  # whole, once: a window for each would take longer
-            image = tf.io.decode_image(encoded, channels, expand_animations=False)
-            image = tf.ensure_shape(image, [None, None, channels])
-            height, width = tf.unstack(tf.shape(image)[:2])
-        else:
-            height, width = _encoded_size(encoded)
+            picture = decode.whole(stored, channels, source.intensity)
         made = []
         for recipe, drawn in zip(views, parameters, strict=True):
             drawn = {name: values[None] for name, values in drawn.items()}
-            box = tf_draws.crop_boxes(recipe, drawn, height[None], width[None])[0]
-            box = tf.cast(box, tf.int32)  # whole pixels, whatever the sampler
-            if len(views) > 1:
-                view = tf_ops.cut_and_resize(
-                    image, box, image_size, recipe.interpolation, recipe.antialias
-                )
-            else:
-                view = tf_ops.decode_crop_and_resize(
-                    encoded, box, image_size, recipe.interpolation, channels, recipe.antialias
-                )
-            made.append(tf_ops.distort(view[None], recipe, drawn)[0])
-        return {'image': _to_uint8(tf.stack(made)), **example}
 
-    dataset = tf.data.Dataset.range(start_step, total_steps)
-    dataset = dataset.map(records, parallel, deterministic=True)
-    if _is_small(source):
-        dataset = dataset.map(batch_of_views, parallel, deterministic=True)
-    else:
-        dataset = dataset.unbatch().map(views_of_one, parallel, deterministic=True)
-        dataset = dataset.batch(len(rows), drop_remainder=True)
-    return _iterate(dataset, workers, source)
+            def box_of(height, width, recipe=recipe, drawn=drawn):
+                box = tf_draws.crop_boxes(recipe, drawn, height[None], width[None])[0]
+                return tf.cast(box, tf.int32)  # whole pixels, whatever the sampler
+
+            if len(views) > 1:
+                box = box_of(*picture.size())
+            else:
+                picture = decode.window(stored, box_of, channels, source.intensity)
+                box = picture.everything()
+            view = picture.view(box, image_size, recipe.interpolation, recipe.antialias)
+            made.append(tf_ops.distort(view[None], recipe, drawn)[0])
+        return {'image': decode.to_uint8(tf.stack(made)), **example}
+
+    def stream(start):
+        steps = tf.data.Dataset.range(start, total_steps)
+        if _is_small(source):
+            dataset = records.together(steps, source, indices_of, local, parallel, parameters_of)
+            return dataset.map(batch_of_views, parallel, deterministic=True)
+        dataset = records.one_by_one(steps, source, indices_of, local, parallel, parameters_of)
+        dataset = dataset.map(views_of_one, parallel, deterministic=True)
+        return dataset.batch(local, drop_remainder=True)
+
+    return _batches(stream, source, indices_of, start_step, workers)
 
 
 def draw_parameters(
@@ -160,28 +154,27 @@ def canvas_batches(
     """
     rows = np.arange(batch_size)[slice(None) if rows is None else rows]
     local = len(rows)
-    parallel = workers or tf.data.AUTOTUNE
 
-    def read(step):
-        indices = order.batch_indices(
-            seed, int(step), batch_size, source.num_examples, drop_remainder
-        )[rows]
-        return indices.astype(np.int32), np.array(source.read(indices), object)
-
-    def records(step):
-        index, serialized = tf.numpy_function(read, [step], (tf.int32, tf.string))
-        index.set_shape([local])
-        serialized.set_shape([local])
-        return {'index': index, **_parse(serialized, source)}
+    def indices_of(step):
+        total = source.num_examples
+        return order.batch_indices(seed, step, batch_size, total, drop_remainder)[rows]
 
     def canvas_of_one(example):
-        image, size = _decode_into(example.pop('image'), source.canvas_shape)
-        return {'image': image, 'size': size, **example}
+        picture = decode.shrunk(decode.stored(example), source.canvas_shape, source.intensity)
+        return {
+            'image': decode.into_canvas(picture, source.canvas_shape),
+            'size': tf.shape(picture)[:2],
+            **example,
+            'index': tf.cast(example['index'], tf.int32),
+        }
 
-    dataset = tf.data.Dataset.range(start_step, total_steps)
-    dataset = dataset.map(records, 2, deterministic=True)
-    dataset = dataset.unbatch().map(canvas_of_one, parallel, deterministic=True)
-    return _iterate(dataset.batch(local, drop_remainder=True), workers, source)
+    def stream(start):
+        steps = tf.data.Dataset.range(start, total_steps)
+        dataset = records.one_by_one(steps, source, indices_of, local, 2)
+        dataset = dataset.map(canvas_of_one, workers or tf.data.AUTOTUNE, deterministic=True)
+        return dataset.batch(local, drop_remainder=True)
+
+    return _batches(stream, source, indices_of, start_step, workers)
 
 
 def decoded(source: Source, batch_size: int, workers: int = 0) -> Iterator[np.ndarray]:
@@ -190,23 +183,17 @@ def decoded(source: Source, batch_size: int, workers: int = 0) -> Iterator[np.nd
     It is what any pipeline is compared with.
     """
 
-    def read(step):
-        indices = np.arange(step * batch_size, (step + 1) * batch_size) % source.num_examples
-        return np.array(source.read(indices), object)
+    channels = source.image_shape[-1]
 
-    def records(step):
-        serialized = tf.numpy_function(read, [step], tf.string)
-        serialized.set_shape([batch_size])
-        return _parse(serialized, source)['image']
+    def indices_of(step):
+        return np.arange(step * batch_size, (step + 1) * batch_size) % source.num_examples
 
-    def size(encoded):
-        return tf.shape(
-            tf.io.decode_image(encoded, source.image_shape[-1], expand_animations=False)
-        )
+    def size(example):
+        return tf.shape(decode.whole(decode.stored(example), channels, source.intensity).pixels)
 
-    dataset = tf.data.Dataset.range(2**62).map(records, 2, deterministic=True).unbatch()
+    dataset = records.one_by_one(tf.data.Dataset.range(2**62), source, indices_of, batch_size, 2)
     dataset = dataset.map(size, workers or tf.data.AUTOTUNE, deterministic=True)
-    return _iterate(dataset.batch(batch_size), workers, source)
+    return _iterate(dataset.batch(batch_size), workers)
 
 
 def eval_batches(
@@ -231,38 +218,55 @@ def eval_batches(
       image_size: height and width, in pixels.
       crop: side of the central square, as a share of the image's shorter side.
       interpolation: 'bicubic' or 'bilinear'.
-      antialias: whether what is made smaller is averaged over all its pixels.
+      antialias: whether what is made smaller is averaged over all its pixels; it always is where
+        two pixels or more become one.
       rows: which rows of the global batch to make; all where None.
       workers: parallel calls; 0 lets tf.data choose.
     """
     rows = np.arange(batch_size)[slice(None) if rows is None else rows]
     local = len(rows)
+    parallel = workers or tf.data.AUTOTUNE
     how = {'image_size': image_size, 'crop': crop}
     how |= {'interpolation': interpolation, 'antialias': antialias}
 
-    def read(step):
-        positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
-        mask = (positions < source.num_examples).astype(np.float32)
-        indices = np.minimum(positions, source.num_examples - 1)
-        return indices, mask, np.array(source.read(indices), object)
+    def positions_of(step):
+        return np.arange(step * batch_size, (step + 1) * batch_size)[rows]
 
-    def batch_of(step):
-        index, mask, serialized = tf.numpy_function(read, [step], (tf.int64, tf.float32, tf.string))
-        for tensor in (index, mask, serialized):
-            tensor.set_shape([local])
-        batch = _parse(serialized, source)
+    def indices_of(step):
+        return np.minimum(positions_of(step), source.num_examples - 1)
+
+    def mask_of(step):
+        mask = tf.numpy_function(
+            lambda step: (positions_of(step) < source.num_examples).astype(np.float32),
+            [step],
+            tf.float32,
+        )
+        return tf.ensure_shape(mask, [local])
+
+    def central(example, mask):
+        image = _central_view(example, source, **how)
+        label = example.get('label', tf.constant(-1))
+        return {'image': image[None], 'index': example['index'], 'mask': mask, 'label': label}
+
+    def central_views(batch, mask):
         images = tf.map_fn(
-            lambda encoded: _central_view(encoded, source.image_shape[-1], **how),
-            batch.pop('image'),
+            lambda encoded: _central_view({'image': encoded}, source, **how),
+            batch['image'],
             fn_output_signature=tf.uint8,
         )
         label = batch.get('label', tf.fill([local], -1))
-        return {'image': images[:, None], 'index': index, 'mask': mask, 'label': label}
+        return {'image': images[:, None], 'index': batch['index'], 'mask': mask, 'label': label}
 
-    num_batches = -(-source.num_examples // batch_size)
-    dataset = tf.data.Dataset.range(num_batches)
-    dataset = dataset.map(batch_of, workers or tf.data.AUTOTUNE, deterministic=True)
-    return _iterate(dataset, workers, source)
+    def stream(start):
+        steps = tf.data.Dataset.range(start, -(-source.num_examples // batch_size))
+        if _is_small(source):
+            dataset = records.together(steps, source, indices_of, local, parallel, mask_of)
+            return dataset.map(central_views, parallel, deterministic=True)
+        dataset = records.one_by_one(steps, source, indices_of, local, 2, mask_of)
+        dataset = dataset.map(central, parallel, deterministic=True)
+        return dataset.batch(local, drop_remainder=True)
+
+    return _batches(stream, source, indices_of, 0, workers)
 
 
 def read_images(source: Source, indices: np.ndarray, **how) -> np.ndarray:
@@ -270,42 +274,41 @@ def read_images(source: Source, indices: np.ndarray, **how) -> np.ndarray:
 
     The other arguments are `eval_batches`'s: `image_size`, `crop`, `interpolation`, `antialias`.
     """
-    encoded = _parse(tf.constant(source.read(indices)), source)['image']
-    channels = source.image_shape[-1]
-    return np.stack([_central_view(one, channels, **how) for one in encoded])
+    return np.stack(_one_by_one(source, indices, _central_view, **how))
 
 
 def read_whole_images(source: Source, indices: np.ndarray) -> list[np.ndarray]:
-    """Returns a few examples as they are stored, each `[height, width, channel]` uint8."""
-    encoded = _parse(tf.constant(source.read(indices)), source)['image']
-    channels = source.image_shape[-1]
-    return [tf.io.decode_image(one, channels, expand_animations=False).numpy() for one in encoded]
+    """Returns a few examples as they are stored, each `[height, width, channel]` uint8, upright."""
+
+    def whole(example, source):
+        channels = source.image_shape[-1]
+        return decode.whole(decode.stored(example), channels, source.intensity).upright()
+
+    return _one_by_one(source, indices, whole)
 
 
-def _central_view(
-    encoded: tf.Tensor,
-    channels: int,
-    image_size: int,
-    crop: float = 1.0,
-    interpolation: str = 'bicubic',
-    antialias: bool = False,
-) -> tf.Tensor:
-    height, width = _encoded_size(encoded)
-    side = tf.cast(tf.round(tf.cast(tf.minimum(height, width), tf.float32) * crop), tf.int32)
-    box = tf.stack([(height - side) // 2, (width - side) // 2, side, side])
-    return _to_uint8(
-        tf_ops.decode_crop_and_resize(encoded, box, image_size, interpolation, channels, antialias)
+def _one_by_one(source: Source, indices: np.ndarray, function: Callable, **options) -> list:
+    """Applies `function(example, source, **options)` to each; bad pictures are replaced."""
+    made = []
+    for index in indices:
+        while True:
+            try:
+                example = records.parse(tf.constant(records.read(source, [index])[0]), source)
+                made.append(function(example, source, **options).numpy())
+                break
+            except tf.errors.OpError as error:
+                undecoded.set_aside(source, [index], error)
+    return made
+
+
+def _central_view(example: dict[str, tf.Tensor], source: Source, **how) -> tf.Tensor:
+    return decode.central_view(
+        decode.stored(example),
+        channels=source.image_shape[-1],
+        intensity=source.intensity,
+        canvas=source.canvas_shape if source.through_canvas else None,
+        **how,
     )
-
-
-def _parse(serialized: tf.Tensor, source: Source) -> dict[str, tf.Tensor]:
-    features = {'image': tf.io.FixedLenFeature([], tf.string)}
-    if source.label_names is not None:
-        features['label'] = tf.io.FixedLenFeature([], tf.int64)
-    batch = tf.io.parse_example(serialized, features)
-    if 'label' in batch:
-        batch['label'] = tf.cast(batch['label'], tf.int32)
-    return batch
 
 
 def _is_small(source: Source) -> bool:
@@ -322,73 +325,35 @@ def _decode_small(encoded: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
     return tf.ensure_shape(images, [None, *shape])
 
 
-def _encoded_size(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width of an encoded image; a JPEG's header tells, others are decoded."""
-    shape = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.io.extract_jpeg_shape(encoded),
-        lambda: tf.shape(tf.io.decode_image(encoded, expand_animations=False)),
-    )
-    return shape[0], shape[1]
-
-
-def _decode_into(encoded: tf.Tensor, canvas: tuple[int, int, int]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes into a canvas `[height, width, channel]`; returns it and the picture's size `[2]`."""
-    height, width, channels = canvas
-
-    def jpeg():
-        def at(ratio):
-            return lambda: tf.io.decode_jpeg(encoded, channels, ratio=ratio)
-
-        # The largest reduction after which the picture is still too large, or just fits.
-        times = tf.reduce_max(tf.math.floordiv(tf.io.extract_jpeg_shape(encoded)[:2], side))
-        return tf.switch_case(
-            tf.searchsorted([2, 4, 8], [times], side='right')[0], [at(r) for r in (1, 2, 4, 8)]
-        )
-
-    side = tf.constant([height, width])
-    image = tf.cond(
-        tf.io.is_jpeg(encoded),
-        jpeg,
-        lambda: tf.io.decode_image(encoded, channels, expand_animations=False),
-    )
-    image = tf.ensure_shape(image, [None, None, channels])
-    size = tf.shape(image)[:2]
-    scale = tf.reduce_min(tf.cast(side, tf.float32) / tf.cast(size, tf.float32))
-
-    def shrunk():
-        fitting = tf.cast(tf.round(tf.cast(size, tf.float32) * scale), tf.int32)
-        smaller = tf.image.resize(image, tf.maximum(fitting, 1), 'area')
-        return _to_uint8(smaller / 255.0)
-
-    image = tf.cond(scale < 1, shrunk, lambda: image)
-    size = tf.shape(image)[:2]
-    # Rows of bytes: of three dimensions, padding takes five times as long, as long as decoding.
-    rows = tf.reshape(image, [size[0], size[1] * channels])
-    rows = tf.pad(rows, [[0, height - size[0]], [0, (width - size[1]) * channels]])
-    return tf.reshape(rows, canvas), size
-
-
-def _to_uint8(images: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.round(images * 255.0), tf.uint8)
-
-
-def _iterate(
-    dataset: tf.data.Dataset, workers: int, source: Source
+def _batches(
+    stream: Callable[[int], tf.data.Dataset],
+    source: Source,
+    indices_of: records.IndicesOf,
+    start: int,
+    workers: int,
 ) -> Iterator[dict[str, np.ndarray]]:
+    """Iterates `stream(start)`; past a picture that cannot be decoded, if something can be done."""
+    batches = _iterate(stream(start), workers)
+
+    def generate(step, batches):
+        while True:
+            try:
+                for batch in batches:
+                    yield batch
+                    step += 1
+                return
+            except tf.errors.OpError as error:
+                if failure := source.failure():  # TensorFlow wraps it in an error of its own
+                    raise failure from None
+                undecoded.set_aside(source, indices_of(step), error)
+                batches = _iterate(stream(step), workers)
+
+    return generate(start, batches)
+
+
+def _iterate(dataset: tf.data.Dataset, workers: int) -> Iterator[dict[str, np.ndarray]]:
     options = tf.data.Options()
     options.deterministic = True
     if workers:
         options.threading.private_threadpool_size = workers
-    dataset = dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
-    return _said_plainly(dataset.as_numpy_iterator(), source)
-
-
-def _said_plainly(batches: Iterator, source: Source) -> Iterator:
-    """Raises what ended the reading as it was, where TensorFlow wraps it in an error of its own."""
-    try:
-        yield from batches
-    except tf.errors.OpError:
-        if failure := source.failure():
-            raise failure from None
-        raise
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options).as_numpy_iterator()

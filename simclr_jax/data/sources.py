@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from simclr_jax.config import ConfigError, RunError
-from simclr_jax.data import folder, folder_index, tfrecord
+from simclr_jax.data import deep, folder, folder_index, tfrecord
 from simclr_jax.data.folder_files import open_folder
 from simclr_jax.workdir.claim import Held
 
@@ -46,6 +46,11 @@ class Source:
       description: what was found, in a line, and what else to say, a line each.
       name: returns the name of a record by its index; None where records have only numbers.
       failure: what ended the reading, where something has: too many bad files, or a lost folder.
+      from_files: whether its records are files: some have an orientation, and they may be large.
+      intensity: the values that become black and white where they have more than 8 bits.
+      through_canvas: whether evaluation, too, sees pictures that were shrunk into the canvas.
+      leave_out: leaves out the picture of an index, for a reason; None where none can be.
+      refused: indices of records that TensorFlow does not decode, but Pillow does.
     """
 
     read: Callable[[Sequence[int]], list[bytes]]
@@ -63,6 +68,11 @@ class Source:
     description: str = ''
     name: Callable[[int], str] | None = None
     failure: Callable[[], ConfigError | RunError | None] = lambda: None
+    from_files: bool = False
+    intensity: deep.Range = deep.WHOLE
+    through_canvas: bool = False
+    leave_out: Callable[[int, str], None] | None = None
+    refused: set[int] = dataclasses.field(default_factory=set)
 
     @property
     def canvas_shape(self) -> tuple[int, int, int]:
@@ -353,4 +363,7 @@ def _open_folder(
         description=index.describe(),
         name=reader.name,
         failure=lambda: reader.failure,
+        from_files=True,
+        intensity=deep.range_of(index.peaks),
+        leave_out=reader.leave_out,
     )

@@ -63,13 +63,15 @@ def shared(source: Source, other: Source) -> np.ndarray:
 def subset(source: Source, indices: Sequence[int]) -> Source:
     """Returns the source of those records alone, in the order of `indices` `[n]`."""
     indices = np.asarray(indices, np.int64)
-    identify = source.identify
+    identify, leave_out = source.identify, source.leave_out
     return dataclasses.replace(
         source,
         read=lambda chosen: source.read(indices[np.asarray(chosen, np.int64)]),
         num_examples=len(indices),
         labels=None if source.labels is None else source.labels[indices],
         identify=identify and (lambda: identify()[indices]),
+        leave_out=leave_out and (lambda index, reason: leave_out(int(indices[index]), reason)),
+        refused=set(),
     )
 
 

@@ -21,7 +21,7 @@ def made_by_tensorflow(image, label=None, **others):
 def test_both_ways(label, length):
     image = np.random.default_rng(0).bytes(length)
     record = made_by_tensorflow(image, label, box=[0.5, 1.0], file=[2.0])
-    assert example.parse(record) == (image, -1 if label is None else label)
+    assert example.parse(record) == (image, -1 if label is None else label, 1)
     features = tf.train.Example.FromString(example.serialize(image, label)).features.feature
     assert features['image'].bytes_list.value == [image]
     assert list(features['label'].int64_list.value) == ([] if label is None else [label])
@@ -30,3 +30,12 @@ def test_both_ways(label, length):
 def test_a_record_without_an_image_says_so():
     with pytest.raises(ValueError, match='without an image'):
         example.parse(tf.train.Example().SerializeToString())
+
+
+@pytest.mark.parametrize('orientation', [example.PILLOW, 1, 6])
+def test_an_orientation_is_written_where_it_is_not_that_of_any_record(orientation):
+    record = example.serialize(b'image', 3, orientation)
+    assert example.parse(record) == (b'image', 3, orientation)
+    features = tf.train.Example.FromString(record).features.feature
+    found = list(features['orientation'].int64_list.value)
+    assert found == ([] if orientation == 1 else [orientation])
