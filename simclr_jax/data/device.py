@@ -17,11 +17,12 @@ from jax.sharding import Mesh
 from simclr_jax import parallel
 from simclr_jax.augment import jax_ops
 from simclr_jax.augment.recipe import ViewRecipe
-from simclr_jax.config import ConfigError
+from simclr_jax.config import ConfigError, RunError
 from simclr_jax.data import example, order, pictures
 from simclr_jax.data.sources import Source
 
 _GROUP = 256  # records read at once
+_FILES = 8  # files read at once: they may be large
 _SHARE = 0.5  # of a device's memory that the data may take
 
 
@@ -32,6 +33,21 @@ class Arrays:
     images: np.ndarray
     sizes: np.ndarray
     labels: np.ndarray
+
+
+def _decode(source: Source, index: int, record: bytes) -> tuple[np.ndarray, int]:
+    """Returns the picture in the canvas' size, and the label, of the record that was read."""
+    height, width, channels = source.canvas_shape
+    while True:
+        encoded, label, orientation = example.parse(record)
+        how = {'intensity': source.intensity, 'turn': orientation != 1}
+        try:
+            return pictures.decode(encoded, channels, max(height, width), **how), label
+        except Exception as reason:  # Pillow's decoders raise anything on damage
+            if source.leave_out is None:
+                raise RunError(f'record {index} cannot be decoded: {reason}') from reason
+            source.leave_out(index, str(reason))
+            (record,) = source.read([index])
 
 
 @functools.cache
@@ -53,21 +69,15 @@ def load(source: Source) -> Arrays:
     labels = np.full(len(images), -1, np.int32)
 
     def fill(start: int) -> None:
-        indices = range(start, min(start + _GROUP, len(images)))
+        indices = range(start, min(start + group, len(images)))
         for i, record in zip(indices, source.read(indices), strict=True):
-            encoded, labels[i], orientation = example.parse(record)
-            image = pictures.decode(
-                encoded,
-                shape[-1],
-                fit=max(shape[1:3]),
-                intensity=source.intensity,
-                turn=orientation != 1,
-            )
+            image, labels[i] = _decode(source, i, record)
             sizes[i] = image.shape[:2]
             images[i, : image.shape[0], : image.shape[1]] = image
 
+    group = _FILES if source.from_files else _GROUP
     with ThreadPoolExecutor(os.cpu_count()) as executor:
-        list(executor.map(fill, range(0, len(images), _GROUP)))
+        list(executor.map(fill, range(0, len(images), group)))
     return Arrays(images, sizes, labels)
 
 

@@ -91,8 +91,8 @@ class Reader:
             try:
                 encoded, orientation = self._folder.read(name), example.PILLOW
                 if pictures.KINDS[self._index.kinds[place]] == pictures.PLAIN:
-                    if not encoded.startswith(b'\xff\xd8') or len(encoded) < 4:
-                        raise OSError('no longer a JPEG')
+                    if not encoded.startswith(pictures.PLAIN_STARTS) or len(encoded) < 4:
+                        raise OSError('no longer a JPEG or PNG')
                     orientation = int(self._index.orientations[place])
                 label = int(self.labels[number])
                 record = example.serialize(encoded, label if label >= 0 else None, orientation)

@@ -16,7 +16,7 @@ from simclr_jax.data import pictures
 from simclr_jax.data.folder_files import Names
 
 _FORMAT = 1  # of the bytes
-_VERSION = 4  # of what is said of a file; a new one has every file looked at again
+_VERSION = 5  # of what is said of a file; a new one has every file looked at again
 
 TABLE = np.dtype(
     [

@@ -22,13 +22,14 @@ _FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF')
 _JPEG = ('JPEG', 'MPO')
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff')
 MIN_SIDE = 2  # pixels: a smaller picture shows nothing
+PLAIN_STARTS = (b'\xff\xd8', b'\x89PNG')  # what files of the kind PLAIN begin with
 MAX_SIDE = 16_384  # pixels: a larger one takes gigabytes to decode
 # Above this ratio of sides, evaluation averages over all pixels of a picture that it makes smaller.
 # The papers' evaluation, which does not, has 1.5 in ImageNet's pictures of 500 pixels.
 MAX_ALIASED_RATIO = 2
 
 # What a file is to the pipeline.
-PLAIN = 'plain'  # a JPEG that libjpeg alone decodes as we do, so that windows of it can be decoded
+PLAIN = 'plain'  # a JPEG or PNG that TensorFlow decodes as we do, up to how it is turned
 OTHER = 'other'  # a picture that goes through Pillow
 BAD = 'bad'
 KINDS = (BAD, PLAIN, OTHER)  # the index remembers the place in here
@@ -83,8 +84,9 @@ def check(encoded: bytes) -> Checked:
             orientation = _orientation(image)
             if orientation >= 5:  # lies on its side
                 height, width = width, height
-            plain = jpeg and image.mode in ('RGB', 'L')
-            kind = PLAIN if plain else OTHER
+            eight_bits = image.mode in ('RGB', 'L') and not peak
+            plain = jpeg or (image.format == 'PNG' and 'transparency' not in image.info)
+            kind = PLAIN if plain and eight_bits else OTHER
             pages = deep.count_pages(image)
             return Checked(kind, height, width, orientation, '', peak, pages)
     except UnidentifiedImageError:
@@ -129,7 +131,9 @@ def decode(
             image = image.convert('RGBA')
             white = Image.new('RGBA', image.size, 'white')
             image = Image.alpha_composite(white, image)
-        image = image.convert('L' if channels == 1 else 'RGB')
+        mode = 'L' if channels == 1 else 'RGB'
+        if image.mode != mode:  # it would be copied
+            image = image.convert(mode)
         if fit and max(image.size) > fit:  # before it is turned, which takes time, too
             scale = fit / max(image.size)
             size = [max(1, round(side * scale)) for side in image.size]

@@ -21,6 +21,10 @@ tf.config.set_visible_devices([], 'GPU')
 # operation is then shared by the batch. Larger ones are made into views one by one.
 _SMALL = 64 * 64
 
+# Batches made before they are asked for: as many as fit, one at least.
+_BYTES_AHEAD = 2**28
+_MOST_AHEAD = 16
+
 _VIEW_SEEDS = 2**20  # folds of a step's seed for its views start here, clear of small numbers
 
 
@@ -356,4 +360,9 @@ def _iterate(dataset: tf.data.Dataset, workers: int) -> Iterator[dict[str, np.nd
     options.deterministic = True
     if workers:
         options.threading.private_threadpool_size = workers
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options).as_numpy_iterator()
+    size = sum(
+        spec.shape.num_elements() * spec.dtype.size
+        for spec in tf.nest.flatten(dataset.element_spec)
+    )
+    ahead = max(1, min(_MOST_AHEAD, _BYTES_AHEAD // size))
+    return dataset.prefetch(ahead).with_options(options).as_numpy_iterator()

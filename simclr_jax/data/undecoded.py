@@ -11,6 +11,8 @@ from simclr_jax.config import RunError
 from simclr_jax.data import example, pictures
 from simclr_jax.data.sources import Source
 
+_NAMED = 5  # pictures named that TensorFlow refuses
+
 
 def set_aside(source: Source, indices: Iterable[int], error: Exception) -> None:
     """Finds the pictures among `indices` that a stream cannot decode, so that it need not again.
@@ -39,18 +41,20 @@ def set_aside(source: Source, indices: Iterable[int], error: Exception) -> None:
         else:
             if orientation != example.PILLOW:
                 source.refused.add(index)
-                print(f'picture {index}: TensorFlow does not decode it, Pillow does', flush=True)
+                if len(source.refused) <= _NAMED:
+                    name = source.name(index) if source.name else f'picture {index}'
+                    print(f'{name}: TensorFlow does not decode it, Pillow does', flush=True)
                 found = True
     if not found:
         raise error
 
 
 def replace(source: Source, indices: Iterable[int], records: list[bytes]) -> list[bytes]:
-    """Returns records of `indices`, those that TensorFlow refuses as files that it decodes."""
+    """Returns records of `indices`, those that TensorFlow refuses in another form."""
     if not source.refused:
         return records
     return [
-        _as_png(record, source) if int(index) in source.refused else record
+        _for_pillow(record, source) if int(index) in source.refused else record
         for index, record in zip(indices, records, strict=True)
     ]
 
@@ -70,9 +74,12 @@ def _by_pillow(record: bytes, source: Source) -> np.ndarray:
     )
 
 
-def _as_png(record: bytes, source: Source) -> bytes:
+def _for_pillow(record: bytes, source: Source) -> bytes:
+    encoded, label, _ = example.parse(record)
+    label = label if source.label_names is not None else None
+    if source.from_files:
+        return example.serialize(encoded, label, example.PILLOW)
     pixels, stream = _by_pillow(record, source), io.BytesIO()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     image.save(stream, 'PNG', compress_level=1)
-    label = example.parse(record).label if source.label_names is not None else None
     return example.serialize(stream.getvalue(), label)

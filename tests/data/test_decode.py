@@ -53,7 +53,7 @@ def turned(tmp_path_factory):
     root = tmp_path_factory.mktemp('turned')
     for name, options in FORMATS.items():
         for orientation in range(1, 9):
-            image = stored_as(PHOTO.crop((0, 0, 301, 301)), orientation)
+            image = stored_as(PHOTO.crop((0, 0, 300, 300)), orientation)
             if name.startswith('grey'):
                 image = image.convert('L')
             image.save(root / f'{orientation}.{name}', exif=exif(orientation), **options)
@@ -88,12 +88,13 @@ def whole(root):
         yield pixels
 
 
+@pytest.mark.slow
 def test_rotated_files_train_as_pillow_shows_them_in_the_tf_backend(turned, tmp_path):
     source = open_folder(turned, tmp_path)
     options = {'seed': 0, 'batch_size': 40, 'start_step': 0, 'total_steps': 1}
     want = list(whole(turned))
-    (batch,) = pipeline.train_batches(source, (IDENTITY,) * 2, image_size=301, **options)
-    (windows,) = pipeline.train_batches(source, (IDENTITY,), image_size=301, **options)
+    (batch,) = pipeline.train_batches(source, (IDENTITY,) * 2, image_size=300, **options)
+    (windows,) = pipeline.train_batches(source, (IDENTITY,), image_size=300, **options)
     assert sorted(batch['index']) == list(range(40))
     for name in ('index', 'image'):
         made = batch['image'][:, :1] if name == 'image' else batch['index']
@@ -108,11 +109,11 @@ def test_rotated_files_train_as_pillow_shows_them_in_the_jax_backend(turned, tmp
     want = list(whole(turned))
     (batch,) = pipeline.canvas_batches(source, **options)
     for index, image, size in zip(batch['index'], batch['image'], batch['size'], strict=True):
-        assert tuple(size) == (301, 301)
-        np.testing.assert_array_equal(image[:301, :301], want[index])
-        assert not image[301:].any() and not image[:, 301:].any()
+        assert tuple(size) == (300, 300)
+        np.testing.assert_array_equal(image[:300, :300], want[index])
+        assert not image[300:].any() and not image[:, 300:].any()
     for image, shown in zip(device.load(source).images, by_pillow(turned), strict=True):
-        np.testing.assert_array_equal(image[:301, :301], shown)
+        np.testing.assert_array_equal(image[:300, :300], shown)
 
 
 def test_rotated_files_are_shrunk_into_a_canvas_as_pillow_shows_them(turned, tmp_path):
@@ -130,11 +131,11 @@ def test_rotated_files_are_shrunk_into_a_canvas_as_pillow_shows_them(turned, tmp
 
 def test_rotated_files_are_evaluated_as_pillow_shows_them(turned, tmp_path):
     source, want = open_folder(turned, tmp_path), list(whole(turned))
-    (batch,) = pipeline.eval_batches(source, batch_size=40, image_size=301)
+    (batch,) = pipeline.eval_batches(source, batch_size=40, image_size=300)
     for index, image in zip(batch['index'], batch['image'], strict=True):
         np.testing.assert_array_equal(image[0], want[index])
     some = np.array([0, 7, 12, 23, 31])
-    shown = pipeline.read_images(source, some, image_size=301)
+    shown = pipeline.read_images(source, some, image_size=300)
     np.testing.assert_array_equal(shown, pipeline.read_whole_images(source, some))
     np.testing.assert_array_equal(shown, [want[index] for index in some])
 
@@ -157,6 +158,7 @@ def test_a_box_of_a_rotated_picture_is_the_box_of_the_upright_one(orientation):
         np.testing.assert_allclose(got, want, atol=1e-3)  # TensorFlow rounds places to 1/1024
 
 
+@pytest.mark.slow
 def test_an_upright_jpeg_has_the_bytes_of_one_that_is_no_file(tmp_path):
     """A record of a file says how it is stored, but nothing of an upright JPEG changes for it."""
     root = tmp_path / 'pictures'
@@ -232,8 +234,8 @@ def run_length_bmp():
     return head + b''.join(x.to_bytes(4, 'little') for x in info) + palette + lines
 
 
-@pytest.mark.parametrize('shape', [(None, None, 3), (12, 16, 3)])
-def test_a_picture_that_tensorflow_refuses_and_pillow_accepts_does_not_end_the_run(shape, capsys):
+def with_an_odd_one(shape):
+    """Eight records, of which TensorFlow refuses number 3; and the pixels of that one."""
     odd = run_length_bmp()
     with pytest.raises(tf.errors.OpError):
         tf.io.decode_image(odd)
@@ -241,28 +243,40 @@ def test_a_picture_that_tensorflow_refuses_and_pillow_accepts_does_not_end_the_r
     PHOTO.resize((16, 12)).save(stream, 'PNG')
     files = [stream.getvalue()] * 3 + [odd] + [stream.getvalue()] * 4
     records = [example.serialize(file, i) for i, file in enumerate(files)]
-    names = tuple(map(str, range(8)))
+    source = sources.Source(
+        lambda chosen: [records[i] for i in chosen], 8, shape, tuple(map(str, range(8))), canvas=16
+    )
+    return source, np.asarray(Image.open(io.BytesIO(odd)).convert('RGB'))
 
-    def made():
-        return sources.Source(
-            lambda chosen: [records[i] for i in chosen], 8, shape, names, canvas=16
-        )
 
-    want = np.asarray(Image.open(io.BytesIO(odd)).convert('RGB'))
+@pytest.mark.parametrize('shape', [(None, None, 3), (12, 16, 3)])
+def test_a_picture_that_tensorflow_refuses_and_pillow_accepts_does_not_end_the_run(shape, capsys):
+    source, want = with_an_odd_one(shape)
     options = {'seed': 0, 'batch_size': 4, 'start_step': 0, 'total_steps': 4}
-    seen = list(pipeline.canvas_batches(made(), **options))
-    views = list(pipeline.train_batches(made(), (IDENTITY,) * 2, image_size=12, **options))
-    assert len(seen) == len(views) == 4
-    for batch, other in zip(seen, views, strict=True):
-        np.testing.assert_array_equal(batch['index'], other['index'])
+    seen = list(pipeline.canvas_batches(source, **options))
+    assert len(seen) == 4
+    for batch in seen:
         np.testing.assert_array_equal(batch['label'], batch['index'])
         for image in batch['image'][batch['index'] == 3]:
             np.testing.assert_array_equal(image[:12, :16], want)
-    evaluated = list(pipeline.eval_batches(made(), batch_size=4, image_size=12))
-    np.testing.assert_array_equal(evaluated[0]['image'][3, 0], want[:, 2:14])
-    (shown,) = pipeline.read_whole_images(made(), np.array([3]))
-    np.testing.assert_array_equal(shown, want)
     assert 'picture 3: TensorFlow does not decode it, Pillow does' in capsys.readouterr().out
+    source, _ = with_an_odd_one(shape)
+    evaluated = list(pipeline.eval_batches(source, batch_size=4, image_size=12))
+    np.testing.assert_array_equal(evaluated[0]['image'][3, 0], want[:, 2:14])
+    source, _ = with_an_odd_one(shape)
+    (shown,) = pipeline.read_whole_images(source, np.array([3]))
+    np.testing.assert_array_equal(shown, want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('shape', [(None, None, 3), (12, 16, 3)])
+def test_views_of_a_picture_that_tensorflow_refuses_are_made(shape):
+    source, _ = with_an_odd_one(shape)
+    options = {'seed': 0, 'batch_size': 4, 'start_step': 0, 'total_steps': 4}
+    canvases = pipeline.canvas_batches(with_an_odd_one(shape)[0], **options)
+    views = pipeline.train_batches(source, (IDENTITY,) * 2, image_size=12, **options)
+    for canvas, batch in zip(canvases, views, strict=True):
+        np.testing.assert_array_equal(batch['index'], canvas['index'])
 
 
 def test_a_record_that_nothing_decodes_is_named():
@@ -273,17 +287,22 @@ def test_a_record_that_nothing_decodes_is_named():
         next(pipeline.canvas_batches(source, **options))
 
 
-@pytest.mark.parametrize('kind', ['jpg', 'png'])
+def damaged(root, kind):
+    """A source of eight files, of which number 3 is cut after it was indexed."""
+    (root / 'pictures').mkdir()
+    for i in range(8):
+        PHOTO.crop((0, 0, 50 + i, 60)).save(root / 'pictures' / f'{i}.{kind}')
+    source = open_folder(root / 'pictures', root, canvas=64, max_bad_fraction=0.5)
+    whole = (root / 'pictures' / f'3.{kind}').read_bytes()
+    (root / 'pictures' / f'3.{kind}').write_bytes(whole[: len(whole) // 2])
+    return source
+
+
+@pytest.mark.parametrize('kind', ['jpg', 'png', 'tif'])
 def test_a_file_that_is_damaged_after_it_was_indexed_is_left_out_and_counted(
     kind, tmp_path, capsys
 ):
-    root = tmp_path / 'pictures'
-    root.mkdir()
-    for i in range(8):
-        PHOTO.crop((0, 0, 50 + i, 60)).save(root / f'{i}.{kind}')
-    source = open_folder(root, tmp_path, canvas=64, max_bad_fraction=0.5)
-    whole = (root / f'3.{kind}').read_bytes()
-    (root / f'3.{kind}').write_bytes(whole[: len(whole) // 2])
+    source = damaged(tmp_path, kind)
     options = {'seed': 0, 'batch_size': 4, 'start_step': 0, 'total_steps': 4}
     batches = list(pipeline.canvas_batches(source, **options))
     assert len(batches) == 4 and list(source.bad) == [f'3.{kind}']
@@ -292,10 +311,31 @@ def test_a_file_that_is_damaged_after_it_was_indexed_is_left_out_and_counted(
             if index == 3:  # the next one takes its place
                 assert image[:60, :54].any() and image[0, 53].any()
     assert f'3.{kind}: can no longer be decoded' in capsys.readouterr().out
-    views = pipeline.train_batches(source, (IDENTITY,) * 2, image_size=32, **options)
-    assert len(list(views)) == 4
     (batch,) = pipeline.eval_batches(source, batch_size=8, image_size=32)
     np.testing.assert_array_equal(batch['image'][3], batch['image'][4])
+
+
+@pytest.mark.parametrize('kind', ['jpg', 'png', 'tif'])
+def test_a_damaged_file_is_left_out_of_device_memory(kind, tmp_path):
+    source = damaged(tmp_path, kind)
+    arrays = device.load(source)
+    np.testing.assert_array_equal(arrays.images[3], arrays.images[4])
+    assert tuple(arrays.sizes[3]) == (60, 54) and list(source.bad) == [f'3.{kind}']
+
+
+def test_a_damaged_record_ends_the_reading_into_device_memory_by_its_number():
+    records = [example.serialize(b'\xff\xd8\xff no picture')] * 4
+    source = sources.Source(lambda chosen: [records[i] for i in chosen], 4, (8, 8, 3), None)
+    with pytest.raises(RunError, match=r'record \d cannot be decoded'):
+        device.load(source)
+
+
+@pytest.mark.slow
+def test_views_are_made_without_a_damaged_file(tmp_path):
+    source = damaged(tmp_path, 'jpg')
+    options = {'seed': 0, 'batch_size': 4, 'start_step': 0, 'total_steps': 4}
+    views = pipeline.train_batches(source, (IDENTITY,) * 2, image_size=32, **options)
+    assert len(list(views)) == 4 and list(source.bad) == ['3.jpg']
 
 
 def test_twelve_bits_in_sixteen_are_not_black(tmp_path):
