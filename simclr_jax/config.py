@@ -35,7 +35,7 @@ class RunError(RuntimeError):
 def default() -> ConfigDict:
     """Returns the defaults: SimCLR with a ResNet-18 on CIFAR-10."""
     config = ConfigDict()
-    config.seed = 0  # names every random draw of the run
+    config.seed = 0  # of data order, augmentation and initialization
     # Fields that are chosen by what the machine has, where they are not given: config_auto.py.
     config.auto = ()
     config.method = 'simclr'  # one of METHODS; its own fields are in the section of that name
@@ -45,7 +45,7 @@ def default() -> ConfigDict:
     config.data = ConfigDict()
     config.data.dataset = 'cifar10'  # a prepared TFDS builder, 'digits' or 'folder'
     config.data.path = ''  # the folder of pictures, where the dataset is 'folder'
-    config.data.max_bad_fraction = 0.01  # of a folder's files that may be no pictures
+    config.data.max_bad_fraction = 0.01  # largest tolerated share of unreadable files
     config.data.data_dir = (
         ''  # where TFDS keeps data; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets
     )
@@ -82,7 +82,7 @@ def default() -> ConfigDict:
     config.model.width = 1  # multiplies the filters of a ResNet; published: 1, 2 and 4
     config.model.sk_ratio = 0.0  # selective kernels and ResNet-D; 0.0625 in SimCLR v2, 0 without
     config.model.norm_scope = (
-        'global'  # rows that share batch statistics: all; 'groups' of them; those of a 'device'
+        'global'  # batch statistics over the global batch, 'groups' of rows, or each 'device'
     )
     config.model.norm_group_size = 32  # rows a group of 'groups'; SimCLR's count both views
     config.model.pooling = 'token'  # of a ViT: the class token, or the 'mean' of the patches
@@ -159,7 +159,7 @@ def default() -> ConfigDict:
     config.health.loss_band = 3.0  # stop where the loss is this many times the first; 0 is never
     config.health.min_std = 0.1  # of the normalized embedding, 1 where uniform; below: collapse
     config.health.min_rank = 2.0  # effective rank of the embedding; below: collapse
-    config.health.patience = 0.03  # share of the run's steps below before it is believed
+    config.health.patience = 0.03  # how long below, as a share of all steps, before the alarm
     config.health.on_collapse = 'warn'  # or 'stop'
     config.health.on_memory = 'stop'  # before the first step, where it will not fit; 'warn': try it
 

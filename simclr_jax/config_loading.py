@@ -163,7 +163,7 @@ def _shorten_warmup(
 
 
 def check_same_run(config: ConfigDict, saved_json: str, workdir: str) -> None:
-    """Refuses to continue a run with another config.
+    """Refuses to continue a run with other settings.
 
     A field that the run is too old to know has the default.
 
@@ -181,8 +181,8 @@ def check_same_run(config: ConfigDict, saved_json: str, workdir: str) -> None:
     ]
     if changed:
         raise ConfigError(
-            f'--workdir={workdir}: holds a run of another config; give another --workdir, or '
-            'remove that one. What differs:\n' + '\n'.join(changed)
+            f'--workdir={workdir}: already holds a run with other settings. Choose another '
+            f'--workdir, or delete {workdir} to start over. What differs:\n' + '\n'.join(changed)
         )
 
 
@@ -222,12 +222,12 @@ def _as_type_of(value: Any, old: Any, field: str) -> Any:
     if isinstance(old, tuple) and isinstance(value, (tuple, list)):
         floats = bool(old) and all(isinstance(x, float) for x in old)
         if floats and not all(type(x) in (int, float) for x in value):
-            raise ConfigError(f'{field}={value!r}: must hold numbers, as {old!r} does')
+            raise ConfigError(f'{field}={value!r}: must hold numbers, for example {old!r}')
         return tuple(float(x) if floats and type(x) is int else x for x in value)
     if type(value) is not type(old):
         name = type(old).__name__
         want = {'float': 'a number', 'int': 'a whole number', 'bool': 'True or False'}
         raise ConfigError(
-            f'{field}={value!r}: must be {want.get(name, f"a {name}")}, as {old!r} is'
+            f'{field}={value!r}: must be {want.get(name, f"a {name}")}, for example {old!r}'
         )
     return value

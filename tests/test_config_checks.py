@@ -1,4 +1,4 @@
-"""An impossible value is answered by a line that names the field, the value, the way out."""
+"""An impossible value is answered by a line that names the field, the value and the fix."""
 
 import pathlib
 

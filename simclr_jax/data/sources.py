@@ -172,7 +172,7 @@ def open_data(
       dataset: its name, or FOLDER.
       data_dir: where TFDS keeps data; a folder's index is kept there too.
       path: the folder, where `dataset` is FOLDER.
-      max_bad_fraction: of a folder's files that may be no pictures.
+      max_bad_fraction: the largest tolerated share of a folder's files that cannot be read.
       canvas: as in `Source`.
       pictures: `Held.pictures` of the run that goes on with the folder; b'' takes all there are.
 

@@ -13,7 +13,7 @@ OUTPUT_NORMS = {  # name -> (use_scale, use_bias) of the last batch normalizatio
 }
 
 
-# What PyTorch's Linear starts with: uniform in +- 1 / sqrt(fan in). Its bias, too; ours is zero.
+# PyTorch's default for Linear kernels, U(+-1 / sqrt(fan in)). It draws biases too; ours are 0.
 torch_linear_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 

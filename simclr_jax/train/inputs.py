@@ -40,7 +40,7 @@ def train_batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray | jax.A
 
 
 def for_step(batch: dict[str, Any], run: Run) -> dict[str, Any]:
-    """Returns what of a batch the train step takes."""
+    """Returns the parts of a batch that the train step takes."""
     return {name: batch[name] for name in run.abstract_batch()}
 
 

@@ -207,7 +207,7 @@ class _Log:
         self._unread.append((step, metrics if logged else _without_embeddings(metrics)))
 
     def read(self) -> None:
-        """Reads what was added from the devices; writes steps to be logged and those left out.
+        """Reads what was added; writes a row for each step that is due or was skipped.
 
         Raises:
           RunError: the run has to stop.

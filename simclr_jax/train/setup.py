@@ -75,7 +75,7 @@ class Run:
         return self._jitted_init()
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns the shapes and types of what of a batch the train step takes."""
+        """Returns shapes and types of the parts of a batch that the train step takes."""
         count, data = self.config.batch_size, self.config.data
         channels = self.source.image_shape[-1]
         views = (count, 2, data.image_size, data.image_size, channels)

@@ -175,7 +175,7 @@ def test_another_config_on_the_workdir_is_refused(undisturbed, data_dir):
     process = start(undisturbed[0], data_dir, '--config.seed=3')
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert 'holds a run of another config' in output and 'seed: 0 there, 3 now' in output
+    assert 'already holds a run with other settings' in output and 'seed: 0 there, 3 now' in output
 
 
 @pytest.mark.slow
