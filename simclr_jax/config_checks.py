@@ -188,8 +188,8 @@ def _check_input(fields: dict[str, Any], check: Callable[[bool, str, str], None]
     elif fields['eval.dataset'] == 'folder' and not folder:
         check(False, 'eval.dataset', 'needs eval.path beside it')
     on_device = fields['data.cache'] == 'device'
-    want = "needs views that are made on the device: set augment.backend='jax' too"
-    check(not on_device or fields['augment.backend'] == 'jax', 'data.cache', want)
+    want = "needs views made on the device: set augment.backend='jax', or data.cache='none'"
+    check(not on_device or fields['augment.backend'] != 'tf', 'data.cache', want)
     fits = fields['data.canvas'] >= fields['data.image_size'] or fields['augment.backend'] == 'tf'
     check(fits, 'data.canvas', f'must be data.image_size={fields["data.image_size"]} or more')
 

@@ -42,7 +42,7 @@ def test_names_are_those_of_the_factories():
         ('data.mean=(-1.5,)', ['data.mean', 'in [0, 1]']),
         ('data.eval_interpolation=area', ['data.eval_interpolation', 'bicubic, bilinear']),
         ('augment.backend=jaxx', ['augment.backend', 'did you mean jax?']),
-        ('data.cache=device', ["data.cache='device'", "augment.backend='jax' too"]),
+        ('augment.backend=tf', ["data.cache='device'", "augment.backend='jax', or data.cache="]),
         ('data.path=pictures', ["data.path='pictures'", 'data.dataset=folder']),
         ('data.max_bad_fraction=2', ['data.max_bad_fraction=2.0', 'between 0 and 1']),
         ('moco.decay=-0.1', ['moco.decay=-0.1', 'between 0 and 1']),

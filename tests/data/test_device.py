@@ -54,7 +54,6 @@ def test_evaluation_equals_the_pipelines(digits, image_size, crop):
 def test_a_run_imports_no_tensorflow(tmp_path, data_dir, digits):
     arguments = [
         *('--config=configs/simclr_digits.py', f'--workdir={tmp_path}', '--config.epochs=1'),
-        *('--config.data.cache=device', '--config.augment.backend=jax'),
         *('--config.optimizer.warmup_epochs=0', '--config.eval.after_pretrain=()'),
         *('--config.eval.baselines=False', '--config.checkpoint.every_steps=1000'),
     ]
@@ -67,6 +66,6 @@ def test_a_run_imports_no_tensorflow(tmp_path, data_dir, digits):
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'TFDS_DATA_DIR': data_dir}
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=environment, check=True, timeout=300)
     result = json.loads((tmp_path / 'result.json').read_text())
-    assert result['pretrain']['input_wait'] < 0.2  # of a busy machine
+    assert result['pretrain']['steps'] == 10
     assert list((tmp_path / 'tensorboard').iterdir())
     assert 'Augmented views' in (tmp_path / 'report.html').read_text()

@@ -72,7 +72,7 @@ def test_what_is_said_of_a_view():
 @pytest.fixture(scope='module', params=['tf', 'jax'])
 def digits(data_dir, request):
     """The config, its source, and what `first_views` makes of them."""
-    fields = {'data.image_size': '4', 'augment.backend': request.param}
+    fields = {'data.image_size': '4', 'augment.backend': request.param, 'data.cache': 'none'}
     config = load(DIGITS, {'data.data_dir': data_dir} | fields)
     recipe = ViewRecipe(
         crop_area=(0.2, 1.0),

@@ -15,6 +15,7 @@ from simclr_jax.workdir.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 20
+TF_DATA = ('--config.augment.backend=tf', '--config.data.cache=none')  # not the recipes'
 
 
 def start(config, workdir, data_dir, devices, *flags) -> subprocess.Popen:
@@ -56,22 +57,22 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    'method',
+    ('method', 'inputs'),
     [
-        pytest.param('simclr', marks=pytest.mark.slow),
-        pytest.param('byol', marks=pytest.mark.slow),
-        pytest.param('moco_v2', marks=pytest.mark.long),
-        pytest.param('moco_v3', marks=pytest.mark.long),
+        pytest.param('simclr', (), marks=pytest.mark.slow),
+        pytest.param('byol', TF_DATA, marks=pytest.mark.slow),
+        pytest.param('moco_v2', (), marks=pytest.mark.long),
+        pytest.param('moco_v3', TF_DATA, marks=pytest.mark.long),
     ],
 )
-def test_one_device_eight_devices_and_two_processes_of_four(method, data_dir, tmp_path):
+def test_one_device_eight_devices_and_two_processes_of_four(method, inputs, data_dir, tmp_path):
     config = f'configs/{method}_digits.py'
-    one = first_losses(tmp_path / '1', start(config, tmp_path / '1', data_dir, 1))
-    eight = first_losses(tmp_path / '8', start(config, tmp_path / '8', data_dir, 8))
+    one = first_losses(tmp_path / '1', start(config, tmp_path / '1', data_dir, 1, *inputs))
+    eight = first_losses(tmp_path / '8', start(config, tmp_path / '8', data_dir, 8, *inputs))
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    flags = (f'--coordinator=127.0.0.1:{port}', '--num_processes=2')
+    flags = (f'--coordinator=127.0.0.1:{port}', '--num_processes=2', *inputs)
     processes = [
         start(config, tmp_path / '2x4', data_dir, 4, *flags, f'--process_id={i}') for i in range(2)
     ]

@@ -28,6 +28,9 @@ STEPS = 40
 pytestmark = pytest.mark.long
 SHORT = (
     '--config=configs/simclr_digits.py',
+    # The input with threads of its own; the recipe's is in test_device.py and test_processes.py.
+    '--config.augment.backend=tf',
+    '--config.data.cache=none',
     '--config.batch_size=64',
     '--config.epochs=2',
     '--config.optimizer.warmup_epochs=1',

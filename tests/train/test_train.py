@@ -25,6 +25,9 @@ from simclr_jax.workdir.metrics import read_metrics
 ROOT = pathlib.Path(__file__).parents[2]
 SHORT = (
     '--config=configs/simclr_digits.py',
+    # The input with threads of its own; the recipe's is in test_device.py and test_processes.py.
+    '--config.augment.backend=tf',
+    '--config.data.cache=none',
     '--config.batch_size=64',
     '--config.epochs=2',
     '--config.optimizer.warmup_epochs=1',
