@@ -139,15 +139,15 @@ def _index(path: str, cache: pathlib.Path, held: bytes) -> Index:
     bad = files.odd | {known.names[i]: reason for i, reason in known.reasons.items()}
     notes = tuple(f'{name} is left out: {why}' for name, why in list(files.again.items())[:_NAMED])
     del files, places
-    good = np.flatnonzero(known.table['kind'] != _BAD)
-    if not len(good):
+    good = known.table['kind'] != _BAD
+    if not good.any():
         raise ConfigError(
             f'data.path={path!r}: holds no picture that can be read among '
             f'{len(known.names) + len(bad) - len(known.reasons):,} files ending in '
             f'{", ".join(pictures.SUFFIXES)}'
         )
-    if len(good) < len(known.names):
-        known = known.chosen(good)
+    if not good.all():
+        known = known.chosen(np.flatnonzero(good))
     if held:
         known, added = _only(known, bad, held, path)
         notes += added
