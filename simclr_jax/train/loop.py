@@ -67,8 +67,12 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
     views, stop = None, False
     with _closed(checkpoints, log):
         for step in range(start + 1, length.total_steps + 1):
-            with log.clock.waiting():
-                batch = next(batches)
+            try:
+                with log.clock.waiting():
+                    batch = next(batches)
+            except (RunError, ConfigError):  # the pictures have gone
+                _save_unfed(checkpoints, state, log)
+                raise
             if views is None:
                 views = inputs.sheet(batch, run, step - 1)
                 pace.begin()
@@ -154,6 +158,18 @@ def _save_before(checkpoints: Checkpoints, state: TrainState, log: '_Log') -> No
     step = int(state.step)
     if step and step != checkpoints.latest_step():
         checkpoints.save_and_wait(step, state.thawed(), log.sync)
+
+
+def _save_unfed(checkpoints: Checkpoints, state: TrainState, log: '_Log') -> None:
+    """Saves what was trained when nothing more can be read.
+
+    Of several processes the others may not know, and a save needs all of them.
+    """
+    if jax.process_count() == 1:
+        with contextlib.suppress(NotFinite):  # comes again when the run goes on
+            log.read()
+        checkpoints.wait()
+        _save_before(checkpoints, state, log)
 
 
 def _first_state(run: Run, workdir: str, checkpoints: Checkpoints, start: int) -> TrainState:
