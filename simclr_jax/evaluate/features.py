@@ -16,12 +16,12 @@ RAW_PIXELS_SIZE = 32  # larger images are shrunk to this for the raw-pixel basel
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """One split.
+    """One split, in the order of its source.
 
     Attributes:
       values: name to float32 `[n, dim]`: 'encoder' and, as baselines, 'untrained', 'raw_pixels'.
       labels: `[n]` int32; -1 where there is none.
-      index: `[n]` int64, each example's place in its source.
+      index: `[n]` int64, each example's place in its source, ascending.
     """
 
     values: dict[str, np.ndarray]
@@ -35,20 +35,27 @@ def extract_features(
     batches: Iterator[dict[str, np.ndarray]],
     mesh: Mesh,
     *,
+    num_examples: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     raw_pixels: bool,
 ) -> Features:
     """Runs the encoder in evaluation mode over `batches`; padding is dropped by its mask.
 
+    Every process keeps all features, in one array each that is made beforehand.
+
     Args:
       encoder: the linen module.
       variables: name of the feature to the variables of the encoder that makes it.
       batches: `image` `[batch, 1, height, width, channel]` uint8, `label`, `index`, `mask`.
       mesh: the devices.
+      num_examples: of the source; each is in one batch.
       mean: subtracted from pixels in [0, 1].
       std: divides them.
       raw_pixels: whether the pixels themselves are a feature too.
+
+    Raises:
+      ValueError: an example is in no batch.
     """
     replicated = parallel.replicated(mesh)
 
@@ -64,22 +71,32 @@ def extract_features(
     step = jax.jit(
         apply, in_shardings=(replicated, parallel.batch_sharding(mesh)), out_shardings=replicated
     )
-    values, rest = [], []
+    values = {}
+    labels, seen = np.full(num_examples, -1, np.int32), np.zeros(num_examples, bool)
+
+    def keep(features, rest):
+        # A slice of TPUs may interleave its processes' rows: only `index` tells the order.
+        real = rest['mask'] > 0
+        index = rest['index'][real]
+        labels[index], seen[index] = rest['label'][real], True
+        for name, rows in jax.device_get(features).items():
+            if name not in values:
+                values[name] = np.empty((num_examples, *rows.shape[1:]), np.float32)
+            values[name][index] = rows[real]
+
+    in_flight = None
     for batch in batches:
         arrays = parallel.put_batch(batch, mesh)
-        values.append(step(variables, arrays.pop('image')))
-        rest.append(parallel.to_host(arrays))
-        if len(values) > 1:  # leave one batch in flight
-            values[-2] = jax.device_get(values[-2])
-    values[-1] = jax.device_get(values[-1])
-    rest = {name: np.concatenate([batch[name] for batch in rest]) for name in rest[0]}
-    real = rest['mask'] > 0
+        features = step(variables, arrays.pop('image'))
+        if in_flight:
+            keep(*in_flight)
+        in_flight = features, parallel.to_host(arrays)
+    if in_flight:
+        keep(*in_flight)
+    if not seen.all():
+        raise ValueError(f'{np.sum(~seen)} of the {num_examples} examples are in no batch.')
     names = [*variables, 'raw_pixels'] if raw_pixels else variables  # jit has sorted them
-    return Features(
-        {name: np.concatenate([batch[name] for batch in values])[real] for name in names},
-        rest['label'][real],
-        rest['index'][real],
-    )
+    return Features({name: values[name] for name in names}, labels, np.arange(num_examples))
 
 
 def _shrink(images: jax.Array) -> jax.Array:

@@ -6,11 +6,16 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from simclr_jax.evaluate import subsets
 from simclr_jax.evaluate.linear import check_labels
+from simclr_jax.evaluate.rows import Rows, local_mesh, put_rows
+from simclr_jax.parallel import DATA_AXIS
 
-MAX_SIMILARITIES = 2**27  # at once: 512 MiB
+MAX_SIMILARITIES = 2**27  # at once on a device: 512 MiB
+MAX_KEYS = 2**29  # values of the keys that a device holds at once: 2 GiB
 
 
 def knn_eval(
@@ -25,23 +30,25 @@ def knn_eval(
     labels_per_class: Sequence[str | int] = ('all', 10, 1),
     draws: int = 5,
     seed: int = 0,
+    mesh: Mesh | None = None,
 ) -> dict[str, dict]:
     """Test accuracy in [0, 1] of the weighted k nearest neighbours of features `[example, dim]`.
 
     A neighbour votes for its class with weight exp(similarity / temperature) (Wu et al. 2018,
     section 3.4). Returns `{'all': {'mean', 'std'}, '10': ..., '1': ...}`, ready for JSON: mean and
     standard deviation over the draws of that many labels a class, the draws of `linear_eval`. `k`
-    is capped at the number of training examples. Examples labelled -1 are left out.
+    is capped at the number of training examples. Examples labelled -1 are left out. `mesh` is as in
+    `nearest_neighbours`.
     """
     if temperature <= 0.0:
         raise ValueError(f'temperature is {temperature}: it must be above 0.')
-    train, train_labels = subsets.drop_unlabelled(train_features, train_labels)
-    test, test_labels = subsets.drop_unlabelled(test_features, test_labels)
+    train, train_labels = subsets.labelled(train_features, train_labels)
+    test, test_labels = subsets.labelled(test_features, test_labels)
     check_labels(train_labels, test_labels, num_classes)
 
     def accuracy(chosen):
-        keys, key_labels = train[chosen], train_labels[chosen]
-        indices, similarities = nearest_neighbours(test, keys, min(k, len(keys)))
+        keys, key_labels = train.take(chosen), train_labels[chosen]
+        indices, similarities = nearest_neighbours(test, keys, min(k, len(keys)), mesh=mesh)
         # Relative to the nearest: the same votes, and no overflow at a low temperature.
         votes = np.exp((similarities - similarities[:, :1]).astype(np.float64) / temperature)
         scores = np.zeros((len(test), num_classes))
@@ -64,37 +71,88 @@ def knn_eval(
 
 
 def nearest_neighbours(
-    queries: np.ndarray, keys: np.ndarray, k: int
+    queries: np.ndarray | Rows, keys: np.ndarray | Rows, k: int, *, mesh: Mesh | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of and cosine similarities to the `k` nearest `keys` `[key, dim]` of every query.
 
     Both are `[query, k]`, nearest first; of equals, the first key. A query that is also a key finds
-    itself. Queries go in chunks of one shape: memory is bounded, and one program is compiled.
+    itself. Keys are spread over the devices of `mesh`, by default those of this process, as many
+    at a time as fit there (`MAX_KEYS`); every process of several gives the same arguments and gets
+    the whole result. Queries go in chunks of one shape: memory is bounded, and one program is
+    compiled.
     """
     if not 1 <= k <= len(keys):
         raise ValueError(f'k is {k}: it must lie between 1 and the number of keys, {len(keys)}.')
     if len(queries) == 0:
         return np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)
-    keys = _normalize(jnp.asarray(keys, jnp.float32))
-    chunk = min(len(queries), max(1, MAX_SIMILARITIES // len(keys)))
+    mesh = mesh or local_mesh()
+    queries, keys = (x if isinstance(x, Rows) else np.asarray(x) for x in (queries, keys))
+    of_device, chunk = plan_chunks(len(queries), *keys.shape, mesh)
+    padded = mesh.devices.size * of_device
+    indices, similarities = [], []
+    for start in range(0, len(keys), padded):
+        part = Rows(keys, np.arange(start, min(start + padded, len(keys))), _normalize)
+        found = _nearest_of_part(queries, part, min(k, len(part)), chunk, padded, mesh)
+        indices.append(found[0] + start)
+        similarities.append(found[1])
+    if len(indices) == 1:
+        return indices[0], similarities[0]
+    indices, similarities = (np.concatenate(x, axis=1) for x in (indices, similarities))
+    # Stable: of equals, the first key.
+    best = np.argsort(-similarities, axis=1, kind='stable')[:, :k]
+    return np.take_along_axis(indices, best, 1), np.take_along_axis(similarities, best, 1)
+
+
+def plan_chunks(queries: int, keys: int, dim: int, mesh: Mesh) -> tuple[int, int]:
+    """Returns how many keys a device holds at once, and how many queries are asked at once."""
+    of_device = max(1, min(-(-keys // mesh.devices.size), MAX_KEYS // dim))
+    return of_device, min(queries, max(1, MAX_SIMILARITIES // of_device))
+
+
+def _nearest_of_part(queries, keys, k, chunk, padded, mesh):
+    keys, count = put_rows(keys, padded, mesh), np.int32(len(keys))
     indices, similarities = [], []
     for start in range(0, len(queries), chunk):
-        part = np.asarray(queries[start : start + chunk], np.float32)
-        padded = np.pad(part, ((0, chunk - len(part)), (0, 0)))
-        found = jax.device_get(_nearest(padded, keys, k=k))
+        part = _normalize(queries[start : start + chunk])
+        filled = np.pad(part, ((0, chunk - len(part)), (0, 0)))
+        found = jax.device_get(nearest(filled, keys, count, k=k, mesh=mesh))
         indices.append(found[0][: len(part)])
         similarities.append(found[1][: len(part)])
     return np.concatenate(indices), np.concatenate(similarities)
 
 
-@partial(jax.jit, static_argnames='k')
-def _nearest(queries, keys, *, k):
-    similarity = jnp.matmul(_normalize(queries), keys.T, precision='highest')
-    values, indices = jax.lax.top_k(similarity, k)
-    return indices, values
+@partial(jax.jit, static_argnames=('k', 'mesh'))
+def nearest(
+    queries: jax.Array, keys: jax.Array, count: jax.Array, *, k: int, mesh: Mesh
+) -> tuple[jax.Array, jax.Array]:
+    """Indices and similarities `[query, k]`: of each device's keys, then of all devices'.
+
+    `queries` `[query, dim]` are everywhere, `keys` `[key, dim]` spread over the devices; both are
+    normalized. Only the first `count` keys are real. Of equals, the first key.
+    """
+
+    def of_device(queries, keys, count):
+        place = jax.lax.axis_index(DATA_AXIS) * len(keys) + jnp.arange(len(keys))
+        similarity = jnp.matmul(queries, keys.T, precision='highest')
+        similarity = jnp.where(place[None] < count, similarity, -jnp.inf)
+        values, indices = jax.lax.top_k(similarity, min(k, len(keys)))
+        # In the order of the devices, which is that of the keys.
+        values, indices = (
+            jax.lax.all_gather(x, DATA_AXIS, axis=1, tiled=True) for x in (values, place[indices])
+        )
+        values, best = jax.lax.top_k(values, k)
+        return jnp.take_along_axis(indices, best, axis=1), values
+
+    return jax.shard_map(
+        of_device,
+        mesh=mesh,
+        in_specs=(P(), P(DATA_AXIS), P()),
+        out_specs=P(),
+        check_vma=False,  # what was gathered is equal on all devices
+    )(queries, keys, count)
 
 
-@jax.jit
-def _normalize(vectors):
-    norm = jnp.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / jnp.maximum(norm, 1e-12)
+def _normalize(vectors: np.ndarray) -> np.ndarray:
+    vectors = np.asarray(vectors, np.float32)
+    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(norm, 1e-12)

@@ -1,13 +1,17 @@
 """Linear evaluation: how well a linear classifier reads the labels off frozen features."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from scipy.linalg import solve_triangular
 
 from simclr_jax.evaluate import logistic, subsets
+from simclr_jax.evaluate.rows import Rows, blocks
 
 # In units of features whose mean squared norm is 1, so that they mean the same at every width.
 L2_GRID = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -30,6 +34,7 @@ def linear_eval(
     draws: int = 5,
     seed: int = 0,
     l2_grid: Sequence[float] = L2_GRID,
+    mesh: Mesh | None = None,
 ) -> dict[str, dict]:
     """Test accuracy in [0, 1] of logistic regression on features `[example, dim]`.
 
@@ -41,11 +46,14 @@ def linear_eval(
     labels. The strength is the one with the best held-out log-likelihood, on a fifth of the
     training labels ('all') or over five folds of the drawn ones; the fit that is tested sees all of
     them. For one label a class it is `L2_WITHOUT_HOLDOUT`. Test labels are only counted. Examples
-    labelled -1 are left out, but for the standardization.
+    labelled -1 are left out, but for the standardization. Training examples are spread over the
+    devices of `mesh`, by default those of this process; every process of several gives the same
+    arguments and gets all results.
     """
-    train, test = standardize(train_features, test_features)
-    train, train_labels = subsets.drop_unlabelled(train, train_labels)
-    test, test_labels = subsets.drop_unlabelled(test, test_labels)
+    standardize = standardization(train_features, test_features)
+    train, train_labels = subsets.labelled(train_features, train_labels)
+    test, test_labels = subsets.labelled(test_features, test_labels)
+    train, test = (dataclasses.replace(rows, transform=standardize) for rows in (train, test))
     check_labels(train_labels, test_labels, num_classes)
     grid = np.unique(np.asarray(l2_grid, np.float64))
     if len(grid) == 0 or grid[0] <= 0.0:
@@ -66,43 +74,66 @@ def linear_eval(
 
     runs = {str(count): [] for count in labels_per_class}
     for chosen, tasks in batches:
-        coordinates, basis = _shrink(train[chosen])
+        coordinates, basis = _shrink(train.take(chosen))
         fits = _fit_tasks(
-            coordinates, train_labels[chosen], list(tasks.values()), grid, num_classes
+            coordinates, train_labels[chosen], list(tasks.values()), grid, num_classes, mesh
         )
         for count, fit in zip(tasks, fits, strict=True):
-            logits = jnp.matmul(test, basis @ fit.kernel, precision='highest') + fit.bias[None]
-            correct = np.asarray(jnp.argmax(logits, axis=1)) == test_labels
+            kernel = fit.kernel if basis is None else basis @ fit.kernel
+            correct = predict(test, kernel, fit.bias) == test_labels
             runs[count].append((np.mean(correct), fit.l2, fit.converged))
     return {count: _summary(results) for count, results in runs.items()}
 
 
-def standardize(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`[example, dim]` features, each with the training mean 0 and variance 1 / dim.
+def standardization(train: np.ndarray, test: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what gives features `[example, dim]` the training mean 0 and variance 1 / dim.
 
     A feature that is constant over the training examples becomes 0.
     """
-    train, test = np.asarray(train, np.float32), np.asarray(test, np.float32)
+    train, test = np.asarray(train), np.asarray(test)
     if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1]:
         raise ValueError(
             f'train_features is {train.shape}, test_features {test.shape}: '
             'both must be [example, dim], with the same dim.'
         )
+    mean, square = np.zeros(train.shape[1]), np.zeros(train.shape[1])
+    # By blocks: a float64 copy of the features of ImageNet has 20 GB.
     for name, features in (('train_features', train), ('test_features', test)):
-        if not np.isfinite(features).all():
-            raise ValueError(
-                f'{name} has values that are not finite: look at the encoder that made them.'
-            )
-    mean = np.mean(train, axis=0, dtype=np.float64)
-    # Without a float64 copy of the features, which at ImageNet's scale has 20 GB.
-    square = np.einsum('nd,nd->d', train, train, dtype=np.float64)
-    deviation = np.sqrt(np.maximum(square / len(train) - mean**2, 0.0))
+        for rows in blocks(features.shape):
+            block = np.asarray(features[rows], np.float64)
+            if not np.isfinite(block).all():
+                raise ValueError(
+                    f'{name} has values that are not finite: look at the encoder that made them.'
+                )
+            if features is train:
+                mean += block.sum(axis=0) / len(train)
+                square += np.einsum('nd,nd->d', block, block) / len(train)
+    deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
     # What varies by less than float32 resolves is rounding, not signal.
     constant = deviation <= 1e-6 * np.abs(mean)
     factor = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
     factor = (factor / np.sqrt(train.shape[1])).astype(np.float32)
     mean = mean.astype(np.float32)
-    return (train - mean) * factor, (test - mean) * factor
+
+    def standardize(features: np.ndarray) -> np.ndarray:
+        centred = np.asarray(features, np.float32) - mean
+        return np.multiply(centred, factor, out=centred)
+
+    return standardize
+
+
+def predict(features: Rows, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """The likeliest class of every example `[example]`, by `kernel` `[dim, class]` and `bias`."""
+    kernel, bias = jax.device_put((kernel, bias))
+    widest = (len(features), max(kernel.shape))
+    found = [_likeliest(features[rows], kernel, bias) for rows in blocks(widest)]
+    return np.concatenate([np.zeros(0, np.int32), *found])
+
+
+@jax.jit
+def _likeliest(features, kernel, bias):
+    logits = jnp.matmul(features, kernel, precision='highest') + bias[None]
+    return jnp.argmax(logits, axis=1)
 
 
 def check_labels(train_labels: np.ndarray, test_labels: np.ndarray, num_classes: int) -> None:
@@ -141,7 +172,7 @@ def _folds(labels: np.ndarray, members: np.ndarray, seed: int) -> list[np.ndarra
     return [members, *(members & (fold != k) for k in range(fold.max() + 1))]
 
 
-def _fit_tasks(features, labels, tasks, grid, num_classes) -> list[_Fit]:
+def _fit_tasks(features, labels, tasks, grid, num_classes, mesh) -> list[_Fit]:
     """The fit to the first mask of every task, at the strength that its other masks choose.
 
     All strengths, masks and tasks are one batch of regressions: one compilation, and few calls.
@@ -159,6 +190,7 @@ def _fit_tasks(features, labels, tasks, grid, num_classes) -> list[_Fit]:
         np.concatenate(strengths),
         held_out=np.concatenate(held_out).astype(np.float32),
         num_classes=num_classes,
+        mesh=mesh,
     )
     chosen, start = [], 0
     for masks, l2 in zip(tasks, strengths, strict=True):
@@ -173,14 +205,16 @@ def _fit_tasks(features, labels, tasks, grid, num_classes) -> list[_Fit]:
     return chosen
 
 
-def _shrink(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _shrink(rows: Rows) -> tuple[Rows | np.ndarray, np.ndarray | None]:
     """`(coordinates [n, n], basis [dim, n])` where n < dim, with coordinates @ basis.T = features.
 
     The l2 penalty keeps the kernel in the span of the examples, so the regression is the same.
+    Elsewhere the features as they are, and None.
     """
-    if len(features) >= features.shape[1]:
-        return features, np.eye(features.shape[1], dtype=np.float32)
-    features = features.astype(np.float64)
+    count, dim = rows.shape
+    if count >= dim:
+        return rows, None
+    features = rows[:].astype(np.float64)
     gram = features @ features.T
     # Equal examples make it singular. (A QR decomposition would not mind, but is far slower where
     # others use the cores: it enters a threaded BLAS hundreds of times.)

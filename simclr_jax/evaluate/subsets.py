@@ -8,19 +8,23 @@ import zlib
 
 import numpy as np
 
+from simclr_jax.evaluate.rows import Rows
+
 UNLABELLED = -1
 
 
-def drop_unlabelled(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The examples of `features` `[example, dim]` whose `labels` `[example]` are not -1."""
+def labelled(features: np.ndarray, labels: np.ndarray) -> tuple[Rows, np.ndarray]:
+    """The examples of `features` `[example, dim]` whose `labels` `[example]` are not -1.
+
+    Features are not copied: at ImageNet's scale they have 10 GB.
+    """
     features, labels = np.asarray(features), np.asarray(labels)
     if len(features) != len(labels):
         raise ValueError(
             f'features has {len(features)} examples, labels has {len(labels)}: they must be equal.'
         )
-    labelled = labels != UNLABELLED
-    # Indexing would copy the features: at ImageNet's scale, 10 GB for nothing.
-    return (features, labels) if labelled.all() else (features[labelled], labels[labelled])
+    index = np.flatnonzero(labels != UNLABELLED)
+    return Rows(features, index), labels[index]
 
 
 def draw_subset(labels: np.ndarray, per_class: int, seed: int, draw: int) -> np.ndarray:
@@ -72,7 +76,7 @@ def _labelled(labels: np.ndarray) -> np.ndarray:
     if (labels == UNLABELLED).any():
         raise ValueError(
             f'labels has {np.sum(labels == UNLABELLED)} unlabelled examples (-1): '
-            'call drop_unlabelled first.'
+            'leave them out first (`labelled`).'
         )
     return labels
 

@@ -144,6 +144,7 @@ def _split(run: Run, state: TrainState, source: Source, baselines: bool) -> Spli
         variables,
         batches,
         run.mesh,
+        num_examples=source.num_examples,
         mean=config.data.mean,
         std=config.data.std,
         raw_pixels=baselines,

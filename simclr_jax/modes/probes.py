@@ -81,6 +81,7 @@ def _of_each_feature(
         'labels_per_class': ('all', *(n for n in settings.labels_per_class if n <= smallest)),
         'draws': settings.draws,
         'seed': run.config.seed,
+        'mesh': run.mesh,
     }
     return {
         name: function(values, labels, test.features.values[name], test.features.labels, **options)

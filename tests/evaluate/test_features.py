@@ -35,6 +35,7 @@ def test_features_are_the_encoders_for_every_example_once(variables, devices, ba
         {'encoder': variables, 'untrained': variables},
         batches(images, batch_size),
         parallel.make_mesh(jax.devices()[:devices]),
+        num_examples=19,
         mean=(0.5,),
         std=(0.25,),
         raw_pixels=True,

@@ -92,9 +92,9 @@ def test_ragged_chunks_compile_one_program(monkeypatch, queries):
     train, _, test, _ = DIGITS
     whole = nearest_neighbours(test[:queries], train, 5)
     monkeypatch.setattr(knn, 'MAX_SIMILARITIES', 64 * len(train))
-    knn._nearest.clear_cache()
+    knn.nearest.clear_cache()
     chunked = nearest_neighbours(test[:queries], train, 5)
-    assert knn._nearest._cache_size() == 1
+    assert knn.nearest._cache_size() == 1
     assert chunked[0].shape == (queries, 5)
     np.testing.assert_array_equal(chunked[0], whole[0])
     np.testing.assert_allclose(chunked[1], whole[1], atol=1e-6)

@@ -27,6 +27,11 @@ def result(digits):
     return linear_eval(*digits, num_classes=10)
 
 
+def standardize(train, test):
+    scale = linear.standardization(train, test)
+    return scale(train), scale(test)
+
+
 def sklearn_fit(features, labels, l2):
     model = LogisticRegression(C=1 / (l2 * len(labels)), tol=1e-6, max_iter=3000)
     return model.fit(features.astype(np.float64), labels)
@@ -43,7 +48,7 @@ def test_accuracies_of_raw_digits(result):
 
 def test_accuracy_with_all_labels_equals_sklearn(digits, result):
     train, train_labels, test, test_labels = digits
-    train, test = linear.standardize(train, test)
+    train, test = standardize(train, test)
     other = sklearn_fit(train, train_labels, result['all']['l2'][0])
     assert abs(result['all']['mean'] - other.score(test, test_labels)) <= 2 / 500
 
@@ -55,7 +60,7 @@ def test_accuracy_with_few_labels_equals_sklearn(digits, result):
     result = linear_eval(
         train, train_labels, test, test_labels, num_classes=10, labels_per_class=(1, 10), draws=2
     )
-    train, test = linear.standardize(train, test)
+    train, test = standardize(train, test)
     for count in (1, 10):
         scores = []
         for draw in range(2):
@@ -67,7 +72,7 @@ def test_accuracy_with_few_labels_equals_sklearn(digits, result):
 
 def test_strength_has_the_best_held_out_likelihood(digits, result):
     train, train_labels, test, _ = digits
-    train, _ = linear.standardize(train, test)
+    train, _ = standardize(train, test)
     kept, held_out = subsets.holdout_split(train_labels, 0.2, seed=0)
     losses = []
     for l2 in (1e-7, 1e-5, 1e-3):
@@ -161,7 +166,7 @@ def test_standardize_equals_sklearn_and_empties_constant_features():
     train = train.astype(np.float32)
     test = train[:7] + 1.0
     scaler = StandardScaler().fit(train[:, :2])
-    ours = linear.standardize(train, test)
+    ours = standardize(train, test)
     for features, original in zip(ours, (train, test), strict=True):
         # Divided so that the mean squared norm does not grow with the number of features.
         expected = scaler.transform(original[:, :2]) / np.sqrt(4)

@@ -73,14 +73,16 @@ def test_folds_spread_every_class_evenly():
     assert np.max(counts.max(axis=1) - counts.min(axis=1)) == 1
 
 
-def test_drop_unlabelled():
-    features, labels = subsets.drop_unlabelled(np.eye(4), np.array([2, -1, 0, -1]))
-    np.testing.assert_array_equal(features, np.eye(4)[[0, 2]])
+def test_labelled_leaves_out_examples_without_copying_the_others():
+    features = np.eye(4)
+    rows, labels = subsets.labelled(features, np.array([2, -1, 0, -1]))
+    assert rows.values is features and rows.shape == (2, 4)
+    np.testing.assert_array_equal(rows[:], np.eye(4)[[0, 2]])
     assert labels.tolist() == [2, 0]
     with pytest.raises(ValueError, match='features has 4 examples, labels has 3'):
-        subsets.drop_unlabelled(np.eye(4), np.zeros(3))
+        subsets.labelled(np.eye(4), np.zeros(3))
 
 
 def test_unlabelled_examples_are_refused():
-    with pytest.raises(ValueError, match=r'1 unlabelled examples .* drop_unlabelled'):
+    with pytest.raises(ValueError, match=r'1 unlabelled examples .*labelled'):
         subsets.holdout_split(np.array([0, 0, -1]), 0.5, seed=0)
