@@ -1,6 +1,11 @@
 """Linear evaluation as the papers have it: SGD on augmented images, the encoder frozen."""
 
+import contextlib
 import dataclasses
+import hashlib
+import shlex
+import sys
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,21 +13,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 from jax.sharding import Mesh
 
-from simclr_jax import parallel
+from simclr_jax import files, interruption, parallel
 from simclr_jax.augment.pixels import normalize_images
 from simclr_jax.augment.recipe import ViewRecipe
 from simclr_jax.evaluate import subsets
+from simclr_jax.evaluate.features import Features
+from simclr_jax.evaluate.linear import predict
+from simclr_jax.evaluate.rows import Rows
 from simclr_jax.methods.base import Tree
 from simclr_jax.optim.schedules import scaled_learning_rate, warmup_cosine, warmup_step_decay
 from simclr_jax.progress import Progress
+from simclr_jax.workdir.checkpoint import Checkpoints, abstract_like
+from simclr_jax.workdir.lock import hold
 
 # What is held out of the training labels where several rates are compared: BYOL's 10,009 of
 # ImageNet's 1.28 million, at most a fifth of a smaller set.
 HELD_OUT = 10_009
 HELD_OUT_FRACTION = 0.2
 _PROGRESS_LINES = 20  # of a training
+_MAX_IN_FLIGHT = 2  # steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,51 +116,55 @@ def published_protocol(name: str, encoder: str, **changes: Any) -> Protocol:
     return dataclasses.replace(protocol, **{k: v for k, v in changes.items() if v})
 
 
+# From the records to train on `[n]`, the first step and the number of steps to the batches of those
+# steps: `image` `[batch, 1, height, width, channel]` uint8 and `label` `[batch]`.
+Batches = Callable[[np.ndarray, int, int], Iterator[dict[str, np.ndarray]]]
+
+
 def published_linear_eval(
-    trainer: 'LinearTrainer',
-    batches: Callable[[np.ndarray, int], Iterator[dict[str, np.ndarray]]],
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
+    trainer: 'LinearTrainer', batches: Batches, train: Features, test: Features
 ) -> dict[str, Any]:
-    """Test accuracy in [0, 1] of the trainer's classifier.
+    """Test accuracy in [0, 1] of the trainer's classifier on the features 'encoder'.
 
     Where its protocol has several rates, each is trained without a held-out part of the training
     labels, and the one that is best there is trained again on all. Test labels are only counted.
 
     Args:
       trainer: trains the classifiers.
-      batches: from the examples to train on `[n]` and a number of steps to batches of `image`
-        `[batch, 1, height, width, channel]` uint8 and `label` `[batch]` of that many steps.
-      train_features: of the central crops of all training examples, `[n, dim]`.
-      train_labels: `[n]`; -1 where there is none.
-      test_features: of the central crops, `[n, dim]`.
-      test_labels: `[n]`.
+      batches: of the records whose places in the training source are `train.index`.
+      train: of the central crops of all training examples.
+      test: of the central crops.
 
     Returns:
       `mean` (the accuracy), `std` (0: one run), `learning_rate`, and `held_out`: the accuracy of
       every rate that was compared, by the rate.
     """
-    labelled = np.flatnonzero(train_labels != subsets.UNLABELLED)
+    features, labels = train.values['encoder'], train.labels
+    labelled, dim = np.flatnonzero(labels != subsets.UNLABELLED), features.shape[1]
     rates, held_out = trainer.protocol.learning_rates, {}
-    if len(rates) > 1:
-        fraction = min(HELD_OUT_FRACTION, HELD_OUT / len(labelled))
-        split = subsets.holdout_split(train_labels[labelled], fraction, trainer.seed)
-        kept, out = (labelled[part] for part in split)
-        classifiers = trainer.train(batches, kept, rates)
-        found = _accuracies(classifiers, train_features[out], train_labels[out])
-        held_out = {str(rate): float(value) for rate, value in zip(rates, found, strict=True)}
-        rates = (rates[int(np.argmax(found))],)
-    classifiers = trainer.train(batches, labelled, rates)
-    test, test_labels = subsets.drop_unlabelled(test_features, test_labels)
-    (accuracy,) = _accuracies(classifiers, test, test_labels)
+    with trainer.keep(train):
+        if len(rates) > 1:
+            fraction = min(HELD_OUT_FRACTION, HELD_OUT / len(labelled))
+            split = subsets.holdout_split(labels[labelled], fraction, trainer.seed)
+            kept, out = (labelled[part] for part in split)
+            classifiers = trainer.train(batches, train.index[kept], dim, rates)
+            found = _accuracies(classifiers, Rows(features, out), labels[out])
+            held_out = {str(rate): value for rate, value in zip(rates, found, strict=True)}
+            rates = (rates[int(np.argmax(found))],)
+        classifiers = trainer.train(batches, train.index[labelled], dim, rates)
+    test_rows, test_labels = subsets.labelled(test.values['encoder'], test.labels)
+    (accuracy,) = _accuracies(classifiers, test_rows, test_labels)
     return {
-        'mean': float(accuracy),
+        'mean': accuracy,
         'std': 0.0,
         'learning_rate': rates[0],
         'held_out': held_out,
     }
+
+
+def stream_seed(seed: int) -> int:
+    """Returns the seed of the probe's batches, which are not those of pretraining."""
+    return zlib.crc32(f'linear_eval {seed}'.encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +180,8 @@ class LinearTrainer:
       mean: subtracted from pixels in [0, 1].
       std: divides them.
       seed: of the initialization, and of what is held out.
+      folder: where checkpoints are kept; '' for nowhere.
+      save_every: steps between two checkpoints.
     """
 
     encoder: Any
@@ -174,37 +192,111 @@ class LinearTrainer:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     seed: int = 0
+    folder: str = ''
+    save_every: int = 1000
 
-    def train(self, batches, examples: np.ndarray, rates: tuple[float, ...]) -> Tree:
-        """Returns `kernel` `[rate, dim, class]` and `bias` `[rate, 1, class]`."""
+    @contextlib.contextmanager
+    def keep(self, train: Features) -> Iterator[None]:
+        """Inside the block this process alone uses `folder`, whose checkpoints are of this work.
+
+        Those of another encoder, protocol or training split are removed.
+
+        Raises:
+          ConfigError: another process is at work there.
+        """
+        if not self.folder:
+            yield
+            return
+        with hold(self.folder):
+            if parallel.is_main_process():
+                folder, name = epath.Path(self.folder), self._name_work(train)
+                mark = folder / 'work.txt'
+                if not mark.exists() or mark.read_text() != name:
+                    for path in folder.iterdir():
+                        if path.is_dir():
+                            path.rmtree()
+                    files.write_text(mark, name)
+            yield
+
+    def _name_work(self, train: Features) -> str:
+        """What decides every bit of the classifiers, but for the pictures, as a hash."""
+        digest = hashlib.sha256(
+            repr((self.protocol, self.num_classes, self.mean, self.std, self.seed)).encode()
+        )
+        for leaf in (train.index, train.labels, *jax.tree.leaves(jax.device_get(self.variables))):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()
+
+    def train(
+        self, batches: Batches, examples: np.ndarray, dim: int, rates: tuple[float, ...]
+    ) -> Tree:
+        """Trains, or goes on from the last checkpoint of the same rates.
+
+        After SIGTERM or Ctrl-C it saves and exits, if there is a folder.
+
+        Args:
+          batches: as in `published_linear_eval`.
+          examples: the records to train on, `[n]`.
+          dim: of the features.
+          rates: before scaling.
+
+        Returns:
+          `kernel` `[rate, dim, class]` and `bias` `[rate, 1, class]`.
+        """
         protocol = self.protocol
         total_steps = max(1, int(protocol.epochs * len(examples) / protocol.batch_size))
         peaks = [scaled_learning_rate(r, protocol.batch_size, protocol.scaling) for r in rates]
-        step = self._make_step(total_steps, peaks)
+        step_fn = self._make_step(total_steps, peaks)
+        state, start, checkpoints = self._init(dim, len(rates)), 0, None
+        if self.folder:
+            name = '_'.join(map(str, rates))
+            checkpoints = Checkpoints(f'{self.folder}/{name}', keep=1)
+            start = checkpoints.latest_step() or 0
+            if start:
+                abstract = abstract_like(state, parallel.replicated(self.mesh))
+                state = checkpoints.restore(start, abstract)
+                _say(f'linear_eval: going on from step {start} of {total_steps} in {self.folder}')
+            interruption.defer()
         every, progress = -(-total_steps // _PROGRESS_LINES), Progress(total_steps)
-        params = opt_state = None
-        for number, batch in enumerate(batches(examples, total_steps), 1):
+        unread = []
+        stream = batches(examples, start, total_steps) if start < total_steps else ()
+        for step, batch in enumerate(stream, start + 1):
             batch = {name: batch[name] for name in ('image', 'label')}
             batch = parallel.put_batch(batch, self.mesh)
-            if params is None:
-                params, opt_state = self._init(batch['image'], len(rates))
-            params, opt_state, loss = step(self.variables, params, opt_state, batch)
-            if number % every == 0:  # waits for the devices, so that no more batches pile up there
-                loss = float(loss.min())
-                if parallel.is_main_process():
-                    progress.update(number, {'loss': loss})
+            *state, losses = step_fn(self.variables, *state, batch)
+            unread.append(losses)
+            if len(unread) > _MAX_IN_FLIGHT:  # waits, so that no more batches pile up there
+                jax.block_until_ready(unread.pop(0))
+            if step % every == 0 and parallel.is_main_process():
+                progress.update(step, {'loss': float(np.min(jax.device_get(losses)))})
+            if not checkpoints:
+                continue
+            stop = interruption.asked(step) and step < total_steps
+            if stop or step == total_steps:
+                checkpoints.save_and_wait(step, tuple(state))
+            elif step % self.save_every == 0:
+                checkpoints.save(step, tuple(state))
+            if stop:
+                checkpoints.close()
+                progress.finish()
+                _say(f'saved step {step} in {self.folder}; the same command goes on from there:\n')
+                _say(f'  python {shlex.join(sys.argv)}')
+                sys.exit(0)
         progress.finish()
-        return jax.device_get(params)
+        if checkpoints:
+            checkpoints.close()
+            interruption.finish()
+        return jax.device_get(state[0])
 
     def _features(self, variables: Tree, images: jax.Array) -> jax.Array:
         images = normalize_images(images[:, 0], self.mean, self.std)
         return self.encoder.apply(variables, images, train=False).astype(jnp.float32)
 
-    def _init(self, images: jax.Array, rates: int) -> tuple[Tree, Any]:
-        dim = jax.eval_shape(self._features, self.variables, images).shape[-1]
+    def _init(self, dim: int, rates: int) -> tuple[Tree, Any]:
         std = self.protocol.kernel_std
         std = dim**-0.5 if std is None else std
-        kernel = std * jax.random.normal(jax.random.key(self.seed), (dim, self.num_classes))
+        key = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(b'linear_eval'))
+        kernel = std * jax.random.normal(key, (dim, self.num_classes))
         params = {
             'kernel': jnp.tile(kernel[None], (rates, 1, 1)),
             'bias': jnp.zeros((rates, 1, self.num_classes)),
@@ -257,7 +349,12 @@ def _logits(params: Tree, features: jax.Array) -> jax.Array:
     return jnp.einsum('nd,rdc->rnc', features, params['kernel']) + params['bias']
 
 
-def _accuracies(params: Tree, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _accuracies(params: Tree, features: Rows, labels: np.ndarray) -> list[float]:
     """The share that each of the classifiers gets right, `[rate]`."""
-    predicted = jnp.argmax(_logits(params, jnp.asarray(features)), axis=-1)
-    return np.mean(np.asarray(predicted) == labels[None], axis=1)
+    classifiers = zip(params['kernel'], params['bias'], strict=True)
+    return [float(np.mean(predict(features, w, b[0]) == labels)) for w, b in classifiers]
+
+
+def _say(text: str) -> None:
+    if parallel.is_main_process():
+        print(text, flush=True)

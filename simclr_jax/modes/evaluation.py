@@ -89,7 +89,7 @@ def evaluate(
         for source in (data.train, data.test)
     )
     for probe in probes:
-        accuracies = PROBES[probe](run, state, train, test)
+        accuracies = PROBES[probe](run, workdir, state, train, test)
         about = _about(run, state, data, train.features, test.features, probe)
         results.write(workdir, probe, accuracies | about)
     if not parallel.is_main_process():

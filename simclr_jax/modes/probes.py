@@ -1,6 +1,6 @@
 """The probes: each says how well the labels can be read off frozen features.
 
-A new one is a function of `(run, state, train, test)` and its name in `PROBES` here and in
+A new one is a function of `(run, workdir, state, train, test)` and its name in `PROBES` here and in
 `config.PROBES`, with a section of that name in `config.default()`.
 """
 
@@ -23,6 +23,7 @@ from simclr_jax.evaluate.published import (
     Protocol,
     published_linear_eval,
     published_protocol,
+    stream_seed,
 )
 from simclr_jax.modes.eval_data import too_few_labels
 from simclr_jax.train.setup import Run
@@ -40,22 +41,22 @@ class Split(NamedTuple):
     features: Features
 
 
-def linear_eval(run: Run, state: TrainState, train: Split, test: Split) -> Accuracies:
+def linear_eval(run: Run, workdir: str, state: TrainState, train: Split, test: Split) -> Accuracies:
     """Logistic regression on the features, or a paper's classifier on augmented pictures."""
     if run.config.linear_eval.protocol == 'fast':
         return _of_each_feature(fit_linear, run, 'linear_eval', train, test)
-    return {'encoder': {'all': _published(run, state, train, test)}}
+    return {'encoder': {'all': _published(run, workdir, state, train, test)}}
 
 
-def knn(run: Run, state: TrainState, train: Split, test: Split) -> Accuracies:
+def knn(run: Run, workdir: str, state: TrainState, train: Split, test: Split) -> Accuracies:
     """A weighted vote of the nearest training pictures."""
-    del state  # the features say it all
+    del workdir, state  # the features say it all
     settings = run.config.knn
     options = {'k': settings.k, 'temperature': settings.temperature}
     return _of_each_feature(knn_eval, run, 'knn', train, test, **options)
 
 
-PROBES: dict[str, Callable[[Run, TrainState, Split, Split], Accuracies]] = {
+PROBES: dict[str, Callable[[Run, str, TrainState, Split, Split], Accuracies]] = {
     'linear_eval': linear_eval,
     'knn': knn,
 }
@@ -122,19 +123,21 @@ def check_protocol(run: Run, train: Source) -> Protocol | None:
     return dataclasses.replace(protocol, view=view)
 
 
-def _published(run: Run, state: TrainState, train: Split, test: Split) -> dict[str, Any]:
+def _published(
+    run: Run, workdir: str, state: TrainState, train: Split, test: Split
+) -> dict[str, Any]:
     from simclr_jax.data import pipeline  # imports TensorFlow
 
     config, protocol = run.config, check_protocol(run, train.source)
 
-    def batches(examples, total_steps):
+    def batches(examples, start_step, total_steps):
         return pipeline.train_batches(
             subset(train.source, examples),
             (protocol.view,),
-            seed=config.seed,
+            seed=stream_seed(config.seed),
             batch_size=protocol.batch_size,
             image_size=config.data.image_size,
-            start_step=0,
+            start_step=start_step,
             total_steps=total_steps,
             rows=parallel.local_rows(protocol.batch_size, run.mesh),
             workers=config.data.workers,
@@ -150,12 +153,7 @@ def _published(run: Run, state: TrainState, train: Split, test: Split) -> dict[s
         mean=config.data.mean,
         std=config.data.std,
         seed=config.seed,
+        folder=f'{workdir}/linear_eval',
+        save_every=config.checkpoint.every_steps,
     )
-    return published_linear_eval(
-        trainer,
-        batches,
-        train.features.values['encoder'],
-        train.features.labels,
-        test.features.values['encoder'],
-        test.features.labels,
-    )
+    return published_linear_eval(trainer, batches, train.features, test.features)

@@ -1,6 +1,7 @@
 """The papers' linear evaluation: SGD against NumPy in float64, and the choice of the rate."""
 
 import pathlib
+import zlib
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from simclr_jax import parallel
 from simclr_jax.config import ConfigError
 from simclr_jax.config_loading import load
 from simclr_jax.evaluate import published
+from simclr_jax.evaluate.features import Features
 from simclr_jax.modes.probes import check_protocol
 from simclr_jax.train.setup import prepare
 
@@ -36,15 +38,25 @@ def make_data(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_batches(images, labels, batch_size, seen=None):
-    def batches(examples, total_steps):
+    def batches(examples, start_step, total_steps):
         if seen is not None:
             seen.append(set(examples))
-        random = np.random.default_rng(0)
-        for _ in range(total_steps):
+        for step in range(start_step, total_steps):
+            random = np.random.default_rng(step)
             chosen = random.choice(examples, batch_size, replace=False)
             yield {'image': images[chosen], 'label': labels[chosen], 'index': chosen}
 
     return batches
+
+
+def features_of(images, labels) -> Features:
+    values = {'encoder': images.reshape(len(images), -1) / np.float32(255)}
+    return Features(values, labels, np.arange(len(images)))
+
+
+def initial_key(seed: int) -> jax.Array:
+    """The stream of the initialization; pretraining's own streams are other folds of the seed."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(b'linear_eval'))
 
 
 def make_trainer(protocol) -> published.LinearTrainer:
@@ -55,7 +67,7 @@ def numpy_sgd(protocol, batches, examples, rate, steps, kernel) -> tuple[np.ndar
     """Momentum as Sutskever et al. have it, the decay a part of the gradient (PyTorch's SGD)."""
     params = {'kernel': kernel.astype(np.float64), 'bias': np.zeros(CLASSES)}
     velocity = {name: np.zeros_like(value) for name, value in params.items()}
-    for step, batch in enumerate(batches(examples, steps)):
+    for step, batch in enumerate(batches(examples, 0, steps)):
         features = batch['image'].reshape(len(batch['image']), -1) / 255
         logits = features @ params['kernel'] + params['bias']
         error = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -82,10 +94,10 @@ def test_every_rate_is_trained_as_numpy_does(name):
         name, 'resnet50', epochs=5.0, batch_size=batch_size, learning_rates=(2.0, 0.5)
     )
     batches, examples, steps = make_batches(images, labels, batch_size), np.arange(64), 20
-    trained = make_trainer(protocol).train(batches, examples, (2.0, 0.5))
     dim = SIZE * SIZE
+    trained = make_trainer(protocol).train(batches, examples, dim, (2.0, 0.5))
     std = dim**-0.5 if protocol.kernel_std is None else protocol.kernel_std
-    start = std * np.asarray(jax.random.normal(jax.random.key(4), (dim, CLASSES)))
+    start = std * np.asarray(jax.random.normal(initial_key(4), (dim, CLASSES)))
     for place, rate in enumerate((2.0, 0.5)):
         kernel, bias = numpy_sgd(protocol, batches, examples, rate, steps, start)
         np.testing.assert_allclose(trained['kernel'][place], kernel, atol=2e-5)
@@ -106,10 +118,8 @@ def test_a_held_out_part_of_the_training_split_chooses_the_rate():
         found = published.published_linear_eval(
             make_trainer(protocol),
             make_batches(images, labels, 40, seen),
-            images.reshape(400, -1) / np.float32(255),
-            labels,
-            test_images.reshape(100, -1) / np.float32(255),
-            test_labels,
+            features_of(images, labels),
+            features_of(test_images, test_labels),
         )
         return found, seen
 
@@ -127,11 +137,10 @@ def test_one_rate_needs_no_part_held_out():
     images, labels = make_data(100, seed=1)
     protocol = published.published_protocol('simclr', 'resnet50', epochs=2.0, batch_size=40)
     seen = []
-    features = images.reshape(100, -1) / np.float32(255)
+    features = features_of(images, labels)
     found = published.published_linear_eval(
-        make_trainer(protocol), make_batches(images, labels, 40, seen), features, labels,
-        features, labels,
-    )  # fmt: skip
+        make_trainer(protocol), make_batches(images, labels, 40, seen), features, features
+    )
     assert seen == [set(range(100))] and found['held_out'] == {}
     assert found['learning_rate'] == 0.1
 
