@@ -281,7 +281,7 @@ class LinearTrainer:
                 progress.finish()
                 _say(f'saved step {step} in {self.folder}; the same command goes on from there:\n')
                 _say(f'  python {shlex.join(sys.argv)}')
-                sys.exit(0)
+                sys.exit(interruption.status())
         progress.finish()
         if checkpoints:
             checkpoints.close()

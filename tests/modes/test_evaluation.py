@@ -129,7 +129,7 @@ def test_each_entry_has_its_step_data_and_settings_and_other_rows_stay(data_dir,
 
 
 def test_a_figure_is_written_before_the_next_probe_runs(data_dir, tmp_path, monkeypatch):
-    def fails(run, state, train, test):
+    def fails(run, workdir, state, train, test):
         raise RuntimeError('out of memory')
 
     monkeypatch.setitem(PROBES, 'knn', fails)
