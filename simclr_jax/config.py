@@ -64,8 +64,9 @@ def default() -> ConfigDict:
 
     # 'device': the data set lives in the accelerator's memory; needs augment.backend='jax'
     config.data.cache = 'none'
-    # Side of the square that the 'jax' backend decodes pictures of different sizes into, in pixels.
-    config.data.canvas = 512
+    # Side of the square that the 'jax' backend decodes pictures of different sizes into, in pixels;
+    # 0: what the views need (`canvas_side`). It is at most that of a folder's largest picture.
+    config.data.canvas = 0
 
     config.augment = ConfigDict()
     config.augment.backend = 'tf'  # views are made on the host; 'jax': inside the train step
@@ -188,6 +189,19 @@ def default() -> ConfigDict:
     config.knn.labels_per_class = (10, 1)
     config.knn.draws = 5
     return config
+
+
+def canvas_side(config: ConfigDict) -> int:
+    """Returns `data.canvas`, or what the views need where it is 0, in pixels.
+
+    Of a square picture that fills it about four of five random crops, or more, are then not
+    enlarged. It is 512 for SimCLR's crops, of 8 % of the area or more, and 224 pixels.
+    """
+    if config.data.canvas:
+        return config.data.canvas
+    least = min(recipe.crop_area[0] for recipe in view_recipes(config))
+    side = config.data.image_size / math.sqrt(least + (1 - least) / 8)
+    return 32 * math.ceil(side / 32)
 
 
 def set_views(config: ConfigDict, view1: ViewRecipe, view2: ViewRecipe | None = None) -> None:

@@ -47,7 +47,6 @@ _POSITIVE = (
     'epochs',
     'data.image_size',
     'data.eval_crop',
-    'data.canvas',
     'model.width',
     'model.norm_group_size',
     'simclr.temperature',
@@ -78,6 +77,7 @@ _POSITIVE = (
     'knn.draws',
 )
 _NOT_NEGATIVE = (
+    'data.canvas',
     'log.every_seconds',
     'checkpoint.every_minutes',
     'health.max_skips',
@@ -190,8 +190,9 @@ def _check_input(fields: dict[str, Any], check: Callable[[bool, str, str], None]
     on_device = fields['data.cache'] == 'device'
     want = "needs views made on the device: set augment.backend='jax', or data.cache='none'"
     check(not on_device or fields['augment.backend'] != 'tf', 'data.cache', want)
-    fits = fields['data.canvas'] >= fields['data.image_size'] or fields['augment.backend'] == 'tf'
-    check(fits, 'data.canvas', f'must be data.image_size={fields["data.image_size"]} or more')
+    canvas, size = fields['data.canvas'], fields['data.image_size']
+    fits = canvas == 0 or canvas >= size or (fields['augment.backend'] == 'tf' and canvas > 0)
+    check(fits, 'data.canvas', f'must be data.image_size={size} or more, or 0, which chooses it')
 
 
 def _check_model(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:

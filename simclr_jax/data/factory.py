@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from simclr_jax.config import canvas_side
 from simclr_jax.data import sources
 from simclr_jax.workdir.claim import Held
 
@@ -13,15 +14,19 @@ from simclr_jax.workdir.claim import Held
 def open_split(config: ConfigDict, split: str, held: Held | None = None) -> sources.Source:
     """Opens a split of the config's data set; `held` is what it held when the run began."""
     data = config.data
+    options = how_to_open(config)
     return sources.open_source(
-        data.dataset,
-        data.data_dir,
-        split,
-        path=data.path,
-        max_bad_fraction=data.max_bad_fraction,
-        canvas=data.canvas,
-        held=held,
+        data.dataset, data.data_dir, split, path=data.path, held=held, **options
     )
+
+
+def how_to_open(config: ConfigDict) -> dict[str, Any]:
+    """Returns what of the config `sources.open_data` takes for whatever is opened."""
+    return {
+        'max_bad_fraction': config.data.max_bad_fraction,
+        'canvas': canvas_side(config),
+        'through_canvas': config.augment.backend == 'jax',
+    }
 
 
 def central_view(config: ConfigDict) -> dict[str, Any]:

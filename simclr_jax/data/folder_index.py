@@ -10,13 +10,14 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from simclr_jax import parallel
 from simclr_jax.config import ConfigError
-from simclr_jax.data import folder_cache, folder_files, pictures
+from simclr_jax.data import deep, folder_cache, folder_files, pictures
 from simclr_jax.data.folder_cache import TABLE, Known
 from simclr_jax.data.folder_files import Files, Folder, Names, open_folder, readable
 from simclr_jax.data.folder_layout import ALL, Layout, lay_out
@@ -66,6 +67,11 @@ class Index:
         return self.known.table['peak']
 
     @property
+    def intensity(self) -> deep.Range:
+        """The values that become black and white where a picture has more than 8 bits."""
+        return deep.range_of([float(self.peaks.max(initial=0))])
+
+    @property
     def pages(self) -> np.ndarray:
         """2 for each TIFF of several pages, 1 for the others, `[n]` uint8."""
         return self.known.table['pages']
@@ -104,7 +110,17 @@ class Index:
             text += f'; {len(layout.label_names):,} classes, by sub-folder'
         for split, why in layout.unlabelled.items():
             text += f'; no labels{"" if split == ALL else f" in {split}"}: {why}'
-        return '\n'.join((text, *self.notes))
+        return '\n'.join((text, *self._about_values(), *self.notes))
+
+    def _about_values(self) -> Iterator[str]:
+        if many := int(np.count_nonzero(self.peaks)):
+            low, high = self.intensity
+            yield (
+                f'{many:,} picture{"s" * (many != 1)} of more than 8 bits: values from '
+                f'{low:,.0f} to {high:,.0f} become black to white'
+            )
+        if many := int(np.count_nonzero(self.pages > 1)):
+            yield f'{many:,} TIFF{"s" * (many != 1)} of several pages: the first one is read'
 
 
 def read_index(path: str, cache: pathlib.Path, held: bytes = b'') -> Index:

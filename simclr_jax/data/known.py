@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from simclr_jax.config import ConfigError
+from simclr_jax.config import ConfigError, canvas_side
 from simclr_jax.data import sources
 from simclr_jax.data.factory import open_split
 
@@ -31,7 +31,7 @@ def known_source(config: ConfigDict) -> sources.Source | None:
     if name in _KNOWN and data.train_split == 'train':
         examples, shape, classes = _KNOWN[name]
         labels = tuple(map(str, range(classes)))
-        return sources.Source(lambda _: [], examples, shape, labels, data.canvas)
+        return sources.Source(lambda _: [], examples, shape, labels, canvas_side(config))
     if data.dataset == sources.FOLDER:
         return open_split(config, data.train_split) if data.path else None
     try:

@@ -22,6 +22,7 @@ _FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF')
 _JPEG = ('JPEG', 'MPO')
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff')
 MIN_SIDE = 2  # pixels: a smaller picture shows nothing
+_PNG_END = b'IEND\xaeB\x60\x82'
 PLAIN_STARTS = (b'\xff\xd8', b'\x89PNG')  # what files of the kind PLAIN begin with
 MAX_SIDE = 16_384  # pixels: a larger one takes gigabytes to decode
 # Above this ratio of sides, evaluation averages over all pixels of a picture that it makes smaller.
@@ -85,7 +86,11 @@ def check(encoded: bytes) -> Checked:
             if orientation >= 5:  # lies on its side
                 height, width = width, height
             eight_bits = image.mode in ('RGB', 'L') and not peak
-            plain = jpeg or (image.format == 'PNG' and 'transparency' not in image.info)
+            plain = jpeg or (
+                image.format == 'PNG'
+                and 'transparency' not in image.info
+                and _PNG_END in encoded  # without it TensorFlow refuses what Pillow reads
+            )
             kind = PLAIN if plain and eight_bits else OTHER
             pages = deep.count_pages(image)
             return Checked(kind, height, width, orientation, '', peak, pages)

@@ -33,7 +33,7 @@ class Source:
       num_examples: how many records there are.
       image_shape: `(height, width, channel)`; None for a size that differs between images.
       label_names: name of each class; None where there are no labels.
-      canvas: side of the square that pictures of different sizes are decoded into, in pixels.
+      canvas: most pixels of a side of the square that pictures of different sizes are decoded into.
       num_files: how many pictures its folder holds, the bad ones and the other splits' too.
       bad: the pictures left out so far, and why; it grows where one vanishes during the run.
       labels: class of each record `[num_examples]`, -1 where it has none; None where only the
@@ -78,7 +78,14 @@ class Source:
     def canvas_shape(self) -> tuple[int, int, int]:
         """What every picture fits into: `(height, width, channel)`."""
         height, width, channels = self.image_shape
-        return height or self.canvas, width or self.canvas, channels
+        return height or self.canvas_side, width or self.canvas_side, channels
+
+    @property
+    def canvas_side(self) -> int:
+        """Height and width of the canvas of pictures that differ in size; 0 where none does."""
+        if None not in self.image_shape:
+            return 0
+        return min(self.canvas, max(self.largest)) if self.largest else self.canvas
 
     @property
     def num_classes(self) -> int:
@@ -164,6 +171,7 @@ def open_data(
     path: str = '',
     max_bad_fraction: float = 0.01,
     canvas: int = 512,
+    through_canvas: bool = False,
     pictures: bytes = b'',
 ) -> Data:
     """Opens a TFDS builder, or a folder; makes the data set first if it is one of `BUILT_HERE`.
@@ -174,19 +182,22 @@ def open_data(
       path: the folder, where `dataset` is FOLDER.
       max_bad_fraction: the largest tolerated share of a folder's files that cannot be read.
       canvas: as in `Source`.
+      through_canvas: likewise.
       pictures: `Held.pictures` of the run that goes on with the folder; b'' takes all there are.
 
     Raises:
       ConfigError: the data set is not there, or the folder lacks pictures of the run.
       RunError: the folder went away.
     """
+    seen = {'canvas': canvas, 'through_canvas': through_canvas}
     if dataset == FOLDER:
         cache = default_data_dir('' if '://' in data_dir else data_dir) / 'folder_index'
         index = folder_index.read_index(path, cache, pictures)
         splits = index.layout.names()
 
         def open_(split: str) -> Source:
-            return _open_folder(data, path, index, split, max_bad_fraction, canvas)
+            source = _open_folder(data, path, index, split, max_bad_fraction)
+            return dataclasses.replace(source, **seen)
     else:
         builder = _open_builder(dataset, data_dir)
         splits = tuple(builder.info.splits) if builder else ()
@@ -198,7 +209,8 @@ def open_data(
             )
 
         def open_(split: str) -> Source:
-            return _open_tfds(data, builder, dataset, data_dir, split, canvas)
+            source = _open_tfds(data, builder, dataset, data_dir, split)
+            return dataclasses.replace(source, **seen)
 
     data = Data(splits, open_)
     return data
@@ -230,7 +242,7 @@ def open_source(
     return source
 
 
-def _open_tfds(data: Data, builder, dataset: str, data_dir: str, split: str, canvas: int) -> Source:
+def _open_tfds(data: Data, builder, dataset: str, data_dir: str, split: str) -> Source:
     try:
         parts = [
             (str(part.filename), part.skip, part.take)
@@ -263,7 +275,6 @@ def _open_tfds(data: Data, builder, dataset: str, data_dir: str, split: str, can
         num_examples=num_examples,
         image_shape=tuple(features['image'].shape),
         label_names=label_names,
-        canvas=canvas,
         identify=lambda: _numbers(parts),
         data=data,
         held=lambda: Held(num_examples, label_names),
@@ -335,7 +346,6 @@ def _open_folder(
     index: folder_index.Index,
     split: str,
     max_bad_fraction: float,
-    canvas: int,
 ) -> Source:
     names = ', '.join(data.splits)
     if not index.layout.has(split):
@@ -352,7 +362,6 @@ def _open_folder(
         num_examples=len(reader),
         image_shape=(None, None, 3),
         label_names=label_names,
-        canvas=canvas,
         num_files=reader.num_files,
         bad=reader.bad,
         labels=reader.labels,
@@ -364,6 +373,6 @@ def _open_folder(
         name=reader.name,
         failure=lambda: reader.failure,
         from_files=True,
-        intensity=deep.range_of(index.peaks),
+        intensity=index.intensity,
         leave_out=reader.leave_out,
     )

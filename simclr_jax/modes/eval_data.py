@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax.config import ConfigError
 from simclr_jax.data import sources, splits
+from simclr_jax.data.factory import how_to_open
 from simclr_jax.data.sources import Source
 from simclr_jax.data.splits import Labels
 
@@ -253,8 +254,7 @@ class _Place:
                 self._dataset,
                 data.data_dir,
                 path=self._path,
-                max_bad_fraction=data.max_bad_fraction,
-                canvas=data.canvas,
+                **how_to_open(self._config),
             )
         return self._data.splits
 

@@ -64,7 +64,12 @@ def write_run_report(
     chance = run.method.chance_loss(config.batch_size)
     pretrain = result.get('pretrain', {})
     share = pretrain.get('input_wait', 0.0)
-    advice = input_advice(share, backend=config.augment.backend, cache=config.data.cache)
+    advice = input_advice(
+        share,
+        backend=config.augment.backend,
+        cache=config.data.cache,
+        canvas=run.source.canvas_side,
+    )
     metrics = read_metrics(workdir)
     write_report(
         path,

@@ -47,7 +47,7 @@ def main(config: ConfigDict, workdir: str) -> None:
         length = np.mean([len(record) for record in source.read(range(_PICTURES))]) / 1000
         name = f'{_PICTURES} pictures of {_SIZE[0]} x {_SIZE[1]} pixels, {length:.0f} kB each'
     rates = measure(source, recipes, image_size)
-    cost = augmentation_cost(recipes, image_size, source.canvas, config.augment.dtype)
+    cost = augmentation_cost(recipes, image_size, source.canvas_shape[0], config.augment.dtype)
     result = {
         'data': name,
         'image_size': image_size,

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from simclr_jax import parallel
-from simclr_jax.config import ConfigError, as_flags
+from simclr_jax.config import ConfigError, as_flags, canvas_side
 from simclr_jax.config_auto import GIB, Hardware
 from simclr_jax.data.known import known_source
 from simclr_jax.data.sources import Source
@@ -167,7 +167,10 @@ def assemble_without_data(config: ConfigDict, mesh: Mesh) -> Run:
 
     Its source has `known` images, or 1,000,000 where nothing says how many: `known_source`.
     """
-    source = known_source(config) or Source(lambda _: [], _ASSUMED, (None, None, 3), None)
+    source = known_source(config)
+    if source is None:
+        shape = (None, None, 3)
+        source = Source(lambda _: [], _ASSUMED, shape, None, canvas_side(config))
     examples = max(source.num_examples, config.batch_size)  # too large a batch is the run's affair
     source = dataclasses.replace(source, read=lambda _: [], num_examples=examples)
     return assemble(config, mesh, source)

@@ -4,7 +4,13 @@ LIMIT = 0.05  # share of the time
 
 
 def input_advice(
-    share: float, *, backend: str, cache: str, workers: int = 0, on_cpu: bool = False
+    share: float,
+    *,
+    backend: str,
+    cache: str,
+    workers: int = 0,
+    on_cpu: bool = False,
+    canvas: int = 0,
 ) -> str | None:
     """Returns what to do where `share` of the time went into waiting for input, None if little.
 
@@ -16,6 +22,7 @@ def input_advice(
       cache: `data.cache`.
       workers: `data.workers`.
       on_cpu: the train step and the input share the processor.
+      canvas: side of what pictures are decoded into, in pixels; 0 where they all have one size.
     """
     if share <= LIMIT or cache == 'device':
         return None
@@ -25,8 +32,8 @@ def input_advice(
     also = " with augment.backend='jax'" if backend == 'tf' else ''
     where = "this machine's" if on_cpu else "the device's"
     ways.append(f"data.cache='device'{also}, if the data fit {where} memory")
-    if backend == 'jax':
-        ways.append('a smaller data.canvas')
+    if backend == 'jax' and canvas:
+        ways.append(f'a smaller data.canvas than {canvas}')
     if workers:
         ways.append(f'data.workers=0 instead of {workers}, which uses every processor core')
     ways.append('more processor cores')

@@ -279,6 +279,7 @@ class _Log:
             backend=config.augment.backend,
             cache=config.data.cache,
             workers=config.data.workers,
+            canvas=self._run.source.canvas_side,
             on_cpu=self._run.mesh.devices.flat[0].platform == 'cpu',
         )
         if advice:

@@ -4,6 +4,7 @@ The compiler knows what a program takes before it runs. A run that would not fit
 its first step, rather than in a traceback after minutes, or by the kernel's hand.
 """
 
+import dataclasses
 import math
 import time
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 
 from simclr_jax import parallel
-from simclr_jax.config import ConfigError, as_flags
+from simclr_jax.config import ConfigError, as_flags, canvas_side
 from simclr_jax.config_auto import GIB, choose
 from simclr_jax.train import hardware
 from simclr_jax.train.out_of_memory import is_out_of_memory, refused
@@ -162,7 +163,9 @@ def _bytes_with(run: Run, fields: dict[str, Any]) -> float | None:
     _say(f'  trying {as_flags(fields)}', end='')
     on_cpu = run.mesh.devices.flat[0].platform == 'cpu'
     try:
-        other = assemble(changed(run.config, fields), run.mesh, run.source)
+        config = changed(run.config, fields)
+        source = dataclasses.replace(run.source, canvas=canvas_side(config))
+        other = assemble(config, run.mesh, source)
         program = other.lower_step().compile(compiler_options=_QUICK if on_cpu else None)
         size = needed(other, program_bytes(program))
     except ConfigError:  # micro-batches do not divide over the devices, the split is too small

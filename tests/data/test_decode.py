@@ -1,7 +1,6 @@
 """Files of every kind and orientation: pixels in both backends, in evaluation and in Pillow."""
 
 import dataclasses
-import io
 
 import numpy as np
 import pytest
@@ -10,8 +9,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
 from simclr_jax.augment.recipe import ViewRecipe
-from simclr_jax.config import RunError
-from simclr_jax.data import decode, deep, device, example, pipeline, sources
+from simclr_jax.data import decode, deep, device, pipeline, sources
 
 PHOTO = Image.fromarray(load_sample_image('flower.jpg')[60:380, 100:500])  # 320 x 400
 IDENTITY = ViewRecipe(
@@ -221,121 +219,6 @@ def test_the_papers_evaluation_of_pictures_of_500_pixels_does_not_average(side, 
         )
     ]
     assert difference[0] < 0.5 and difference[1] > 5
-
-
-def run_length_bmp():
-    """A BMP of 8 bits in run-length code, which Pillow decodes and TensorFlow does not."""
-    palette = b''.join(bytes([i, 255 - i, i // 2, 0]) for i in range(256))
-    lines = b''.join(bytes([8, 20 * y, 8, 250 - y, 0, 0]) for y in range(12)) + b'\0\1'
-    offset = 14 + 40 + len(palette)
-    head = b'BM' + (offset + len(lines)).to_bytes(4, 'little') + bytes(4)
-    head += offset.to_bytes(4, 'little')
-    info = [40, 16, 12, 1 | 8 << 16, 1, len(lines), 0, 0, 256, 0]
-    return head + b''.join(x.to_bytes(4, 'little') for x in info) + palette + lines
-
-
-def with_an_odd_one(shape):
-    """Eight records, of which TensorFlow refuses number 3; and the pixels of that one."""
-    odd = run_length_bmp()
-    with pytest.raises(tf.errors.OpError):
-        tf.io.decode_image(odd)
-    stream = io.BytesIO()
-    PHOTO.resize((16, 12)).save(stream, 'PNG')
-    files = [stream.getvalue()] * 3 + [odd] + [stream.getvalue()] * 4
-    records = [example.serialize(file, i) for i, file in enumerate(files)]
-    source = sources.Source(
-        lambda chosen: [records[i] for i in chosen], 8, shape, tuple(map(str, range(8))), canvas=16
-    )
-    return source, np.asarray(Image.open(io.BytesIO(odd)).convert('RGB'))
-
-
-@pytest.mark.parametrize('shape', [(None, None, 3), (12, 16, 3)])
-def test_a_picture_that_tensorflow_refuses_and_pillow_accepts_does_not_end_the_run(shape, capsys):
-    source, want = with_an_odd_one(shape)
-    options = {'seed': 0, 'batch_size': 4, 'start_step': 0, 'total_steps': 4}
-    seen = list(pipeline.canvas_batches(source, **options))
-    assert len(seen) == 4
-    for batch in seen:
-        np.testing.assert_array_equal(batch['label'], batch['index'])
-        for image in batch['image'][batch['index'] == 3]:
-            np.testing.assert_array_equal(image[:12, :16], want)
-    assert 'picture 3: TensorFlow does not decode it, Pillow does' in capsys.readouterr().out
-    source, _ = with_an_odd_one(shape)
-    evaluated = list(pipeline.eval_batches(source, batch_size=4, image_size=12))
-    np.testing.assert_array_equal(evaluated[0]['image'][3, 0], want[:, 2:14])
-    source, _ = with_an_odd_one(shape)
-    (shown,) = pipeline.read_whole_images(source, np.array([3]))
-    np.testing.assert_array_equal(shown, want)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('shape', [(None, None, 3), (12, 16, 3)])
-def test_views_of_a_picture_that_tensorflow_refuses_are_made(shape):
-    source, _ = with_an_odd_one(shape)
-    options = {'seed': 0, 'batch_size': 4, 'start_step': 0, 'total_steps': 4}
-    canvases = pipeline.canvas_batches(with_an_odd_one(shape)[0], **options)
-    views = pipeline.train_batches(source, (IDENTITY,) * 2, image_size=12, **options)
-    for canvas, batch in zip(canvases, views, strict=True):
-        np.testing.assert_array_equal(batch['index'], canvas['index'])
-
-
-def test_a_record_that_nothing_decodes_is_named():
-    records = [example.serialize(b'\xff\xd8\xff no picture')] * 4
-    source = sources.Source(lambda chosen: [records[i] for i in chosen], 4, (None, None, 3), None)
-    options = {'seed': 0, 'batch_size': 2, 'start_step': 0, 'total_steps': 1}
-    with pytest.raises(RunError, match=r'record \d cannot be decoded'):
-        next(pipeline.canvas_batches(source, **options))
-
-
-def damaged(root, kind):
-    """A source of eight files, of which number 3 is cut after it was indexed."""
-    (root / 'pictures').mkdir()
-    for i in range(8):
-        PHOTO.crop((0, 0, 50 + i, 60)).save(root / 'pictures' / f'{i}.{kind}')
-    source = open_folder(root / 'pictures', root, canvas=64, max_bad_fraction=0.5)
-    whole = (root / 'pictures' / f'3.{kind}').read_bytes()
-    (root / 'pictures' / f'3.{kind}').write_bytes(whole[: len(whole) // 2])
-    return source
-
-
-@pytest.mark.parametrize('kind', ['jpg', 'png', 'tif'])
-def test_a_file_that_is_damaged_after_it_was_indexed_is_left_out_and_counted(
-    kind, tmp_path, capsys
-):
-    source = damaged(tmp_path, kind)
-    options = {'seed': 0, 'batch_size': 4, 'start_step': 0, 'total_steps': 4}
-    batches = list(pipeline.canvas_batches(source, **options))
-    assert len(batches) == 4 and list(source.bad) == [f'3.{kind}']
-    for batch in batches:
-        for index, image in zip(batch['index'], batch['image'], strict=True):
-            if index == 3:  # the next one takes its place
-                assert image[:60, :54].any() and image[0, 53].any()
-    assert f'3.{kind}: can no longer be decoded' in capsys.readouterr().out
-    (batch,) = pipeline.eval_batches(source, batch_size=8, image_size=32)
-    np.testing.assert_array_equal(batch['image'][3], batch['image'][4])
-
-
-@pytest.mark.parametrize('kind', ['jpg', 'png', 'tif'])
-def test_a_damaged_file_is_left_out_of_device_memory(kind, tmp_path):
-    source = damaged(tmp_path, kind)
-    arrays = device.load(source)
-    np.testing.assert_array_equal(arrays.images[3], arrays.images[4])
-    assert tuple(arrays.sizes[3]) == (60, 54) and list(source.bad) == [f'3.{kind}']
-
-
-def test_a_damaged_record_ends_the_reading_into_device_memory_by_its_number():
-    records = [example.serialize(b'\xff\xd8\xff no picture')] * 4
-    source = sources.Source(lambda chosen: [records[i] for i in chosen], 4, (8, 8, 3), None)
-    with pytest.raises(RunError, match=r'record \d cannot be decoded'):
-        device.load(source)
-
-
-@pytest.mark.slow
-def test_views_are_made_without_a_damaged_file(tmp_path):
-    source = damaged(tmp_path, 'jpg')
-    options = {'seed': 0, 'batch_size': 4, 'start_step': 0, 'total_steps': 4}
-    views = pipeline.train_batches(source, (IDENTITY,) * 2, image_size=32, **options)
-    assert len(list(views)) == 4 and list(source.bad) == ['3.jpg']
 
 
 def test_twelve_bits_in_sixteen_are_not_black(tmp_path):

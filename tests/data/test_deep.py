@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from simclr_jax.data import deep, pictures
+from simclr_jax.data import deep, folder_index, pictures, sources
 
 TWELVE = np.random.default_rng(0).integers(0, 4096, (12, 17, 3)).astype(np.uint16)
 TWELVE[0, 0] = 4095
@@ -172,3 +172,22 @@ def test_a_damaged_tiff_is_bad():
     file = tiff(TWELVE, photometric=2)
     for cut in (4, 100, len(file) - 40):
         assert pictures.check(file[:cut]).kind == pictures.BAD
+
+
+def test_a_folder_says_its_scale_and_names_what_it_refuses_in_a_line(tmp_path):
+    root = tmp_path / 'microscope'
+    root.mkdir()
+    pages = [Image.fromarray(TWELVE[..., i]) for i in range(3)]
+    pages[0].save(root / 'cells.tif', save_all=True, append_images=pages[1:])
+    pages[1].save(root / 'cells.png')
+    Image.fromarray(WHITE).save(root / 'photo.jpg')
+    (root / 'spectrum.tif').write_bytes(tiff(EIGHT, photometric=1, bits=8, extra=(0,) * 4))
+    source = sources.open_source(
+        'folder', str(tmp_path), 'all', path=str(root), max_bad_fraction=0.5
+    )
+    assert source.intensity == (0, 4095)
+    assert source.description.splitlines()[1:] == [
+        '2 pictures of more than 8 bits: values from 0 to 4,095 become black to white',
+        '1 TIFF of several pages: the first one is read',
+    ]
+    assert 'spectrum.tif (5 channels; grey or red, ' in folder_index.describe_bad(source.bad)

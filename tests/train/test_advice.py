@@ -10,9 +10,11 @@ def test_little_waiting_needs_no_advice(share):
 
 def test_what_helps_depends_on_what_is_tried_already():
     on_host = input_advice(0.3, backend='tf', cache='none')
-    on_chip = input_advice(0.3, backend='jax', cache='none')
+    on_chip = input_advice(0.3, backend='jax', cache='none', canvas=512)
+    of_one_size = input_advice(0.3, backend='jax', cache='none')
     assert on_host.startswith('30% of the time') and "try augment.backend='jax'" in on_host
-    assert 'data.canvas' in on_chip and 'data.canvas' not in on_host
+    assert 'a smaller data.canvas than 512' in on_chip and 'data.canvas' not in on_host
+    assert 'data.canvas' not in of_one_size
     for advice in (on_host, on_chip):
         assert "data.cache='device'" in advice and 'processor cores' in advice
     assert input_advice(0.3, backend='jax', cache='device') is None
