@@ -141,9 +141,14 @@ def read_index(path: str, cache: pathlib.Path, held: bytes = b'') -> Index:
     return parallel.made_by_main_process(lambda: _index(path, cache, held), _pack, _unpack)
 
 
+def cache_file(folder: Folder, cache: pathlib.Path) -> pathlib.Path:
+    """Returns where the index of a folder is kept."""
+    return cache / f'{hashlib.sha256(folder.root).hexdigest()[:16]}.index'
+
+
 def _index(path: str, cache: pathlib.Path, held: bytes) -> Index:
     folder = open_folder(path)
-    file = cache / f'{hashlib.sha256(folder.root).hexdigest()[:16]}.index'
+    file = cache_file(folder, cache)
     files = folder_files.walk(folder, pictures.SUFFIXES)
     known = folder_cache.load(file)
     if held and not len(known.names):
@@ -157,17 +162,20 @@ def _index(path: str, cache: pathlib.Path, held: bytes) -> Index:
     del files, places
     good = known.table['kind'] != _BAD
     if not good.any():
-        raise ConfigError(
-            f'data.path={path!r}: holds no picture that can be read among '
-            f'{len(known.names) + len(bad) - len(known.reasons):,} files ending in '
-            f'{", ".join(pictures.SUFFIXES)}'
-        )
+        raise ConfigError(f'data.path={path!r}: holds no picture{_why_none(bad)}')
     if not good.all():
         known = known.chosen(np.flatnonzero(good))
     if held:
         known, added = _only(known, bad, held, path)
         notes += added
     return Index(known, bad, notes)
+
+
+def _why_none(bad: dict[str, str]) -> str:
+    if not bad:
+        suffixes = ', '.join(pictures.SUFFIXES)
+        return f', as no file below it ends in {suffixes}. Is the disk that it is on mounted?'
+    return f' that can be read among {len(bad):,}: {_first(bad)}'
 
 
 def _only(
@@ -214,10 +222,13 @@ def check_bad(bad: dict[str, str], total: int, path: str, max_fraction: float) -
 
 
 def describe_bad(bad: dict[str, str]) -> str:
-    """'3 files are left out: a.jpg (empty), ...', the first few named."""
+    """'3 bad pictures are left out: a.jpg (empty), ...', the first few named."""
+    return f'{len(bad)} bad picture{"s are" if len(bad) != 1 else " is"} left out: {_first(bad)}'
+
+
+def _first(bad: dict[str, str]) -> str:
     listed = [f'{name} ({reason})' for name, reason in itertools.islice(bad.items(), _NAMED)]
-    more = ', ...' if len(bad) > _NAMED else ''
-    return f'{len(bad)} bad pictures are left out: {", ".join(listed)}{more}'
+    return ', '.join(listed) + (', ...' if len(bad) > _NAMED else '')
 
 
 def _look(folder: Folder, file: pathlib.Path, files: Files, known: Known, places) -> Known:

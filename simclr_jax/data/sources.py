@@ -24,6 +24,10 @@ BUILT_HERE = ('digits',)  # data sets that this package makes where they are mis
 FOLDER = 'folder'  # the name of what is no data set of TFDS, but the pictures below `data.path`
 
 
+class NoSplit(ConfigError):
+    """There is no such split, or nothing in it; whoever asked for it knows by which field."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """A split: serialized `tf.train.Example`s with an encoded `image` and, maybe, a `label`.
@@ -98,8 +102,8 @@ class Data:
 
     Attributes:
       splits: the names of its splits, without slices of them.
-      open: opens one of them, or a slice; raises ConfigError where there is no such split, or no
-        picture in it, or too many bad ones.
+      open: opens one of them, or a slice; raises NoSplit where there is no such split, or no
+        picture in it, ConfigError where too many are bad.
     """
 
     splits: tuple[str, ...]
@@ -236,7 +240,10 @@ def open_source(
       RunError: the folder went away.
     """
     data = open_data(dataset, data_dir, pictures=held.pictures if held else b'', **options)
-    source = data.open(split)
+    try:
+        source = data.open(split)
+    except NoSplit as error:
+        raise ConfigError(f'data.train_split={split!r}: {error}') from error
     if held and dataset != FOLDER:
         held.check(source.held(), f'data.dataset={dataset!r}')
     return source
@@ -263,8 +270,8 @@ def _open_tfds(data: Data, builder, dataset: str, data_dir: str, split: str) -> 
     except (KeyError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(
-            f'data split {split!r} of {dataset}: is not one of {", ".join(builder.info.splits)} '
+        raise NoSplit(
+            f'split {split!r} of {dataset}: is not one of {", ".join(builder.info.splits)} '
             'or a slice of them'
         ) from error
     features = builder.info.features
@@ -349,12 +356,12 @@ def _open_folder(
 ) -> Source:
     names = ', '.join(data.splits)
     if not index.layout.has(split):
-        raise ConfigError(f'data split {split!r} of the folder {path}: must be one of {names}')
+        raise NoSplit(f'split {split!r} of the folder {path}: must be one of {names}')
     reader = folder.Reader(path, index, split, max_bad_fraction)
     if not len(reader):
-        raise ConfigError(
-            f'data split {split!r} of the folder {path}: is empty, as none of the '
-            f'{len(index.names)} pictures falls into it; add some, or take another one ({names})'
+        raise NoSplit(
+            f'split {split!r} of the folder {path}: none of the {len(index.names):,} pictures '
+            f'falls into it; add pictures, or name another split ({names})'
         )
     label_names = index.layout.labels_of(split)
     return Source(

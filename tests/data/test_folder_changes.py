@@ -169,8 +169,10 @@ def test_a_mount_that_goes_away_stops_with_one_line(tmp_path, quick, capsys):
         with pytest.raises(RunError, match='another folder is in its place'):
             batches(source)
         assert not source.bad and not capsys.readouterr().out
-        with pytest.raises(ConfigError, match='holds no picture'):  # the empty mount point
-            open_(place, cache=tmp_path)
+        for held in (None, source.held()):  # the empty mount point
+            with pytest.raises(ConfigError, match=r'holds no picture, .* mounted\?') as error:
+                open_(place, held, cache=tmp_path)
+            assert len(str(error.value).splitlines()) == 1
     finally:
         subprocess.run(['umount', '--lazy', str(place)], capture_output=True)
 

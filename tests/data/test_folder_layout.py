@@ -146,6 +146,9 @@ def test_an_empty_split_names_the_field_and_what_to_do(make):
         open_('all').data.open('test')
     assert "split 'test'" in str(error.value) and 'none of the 3 pictures' in str(error.value)
     assert '(train, test, all)' in str(error.value)
+    for split, words in (('test', 'none of the 3 pictures'), ('tset', 'must be one of train')):
+        with pytest.raises(ConfigError, match=f"data.train_split='{split}': .*{words}"):
+            open_(split)
 
 
 def test_runs_of_folders_equal_those_of_a_plain_loop():

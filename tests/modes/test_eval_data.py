@@ -10,7 +10,7 @@ from PIL import Image
 
 from simclr_jax.config import ConfigError
 from simclr_jax.config_loading import load
-from simclr_jax.data import splits
+from simclr_jax.data import folder_index, splits
 from simclr_jax.data.factory import open_split
 from simclr_jax.modes.eval_data import open_eval_data, too_few_labels
 from simclr_jax.modes.probes import check_protocol
@@ -180,6 +180,31 @@ def test_another_data_set_and_another_folder(stl, folder, data_dir, tmp_path):
     assert data.name == str(labelled) and data.train.label_names == ('a', 'b')
     with pytest.raises(ConfigError, match=r"eval.dataset='digits': .* 1 channel.* have 3"):
         opened(stl | {'eval.dataset': 'digits', 'data.data_dir': stl['data.data_dir']})
+
+
+@pytest.mark.parametrize(('test', 'split'), [('test', 'test'), ('val', 'validation')])
+def test_a_labelled_pair_of_folders_is_trained_and_tested_on(folder, tmp_path, test, split):
+    pair = {'train/cat': 20, 'train/dog': 20, f'{test}/cat': 5, f'{test}/dog': 6}
+    path = make_folder(tmp_path / 'pair', pair)
+    data = opened(of_folder(folder, tmp_path) | {'eval.path': str(path)}, needed=True)
+    assert (data.train_split, data.test_split, data.seen) == ('train', split, 0)
+    assert (data.train.num_examples, data.test.num_examples) == (40, 11)
+    assert data.train.label_names == data.test.label_names == ('cat', 'dog')
+    assert not set(records(data.train)) & set(records(data.test)) and not data.notes
+    own = opened(of_folder(path, tmp_path), needed=True)  # as the data of the pretraining, too
+    assert (own.train.num_examples, own.test.num_examples, own.seen) == (40, 11, 0)
+
+
+def test_a_folder_is_looked_through_once_a_run(folder, tmp_path, monkeypatch):
+    read, walked = folder_index.read_index, []
+    monkeypatch.setattr(
+        folder_index, 'read_index', lambda path, *rest: walked.append(path) or read(path, *rest)
+    )
+    opened(of_folder(folder, tmp_path))
+    assert walked == [str(folder)]
+    other = make_folder(tmp_path / 'other', {'a': 40, 'b': 40})
+    opened(of_folder(folder, tmp_path) | {'eval.path': str(other)})
+    assert walked[1:] == [str(folder), str(other)]
 
 
 @pytest.mark.parametrize(
