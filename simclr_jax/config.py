@@ -20,6 +20,7 @@ LINEAR_PROTOCOLS = ('fast', 'simclr', 'simclr_cifar', 'byol', 'moco_v2', 'moco_v
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200', 'resnet_tiny')
 VITS = ('vit_s16', 'vit_b16', 'vit_l16')
 ENCODERS = RESNETS + VITS
+SMALL_IMAGE = 32  # pixels; up to this size model.stem='auto' is 'small'
 # What `config.auto` can list.
 AUTO_FIELDS = ('batch_size', 'data.image_size', 'model.encoder', 'model.dtype', 'augment.dtype')
 
@@ -280,10 +281,15 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(flatten(config), indent=1)
 
 
+_ALSO_CALLED = {'lr': 'learning_rate', 'base_lr': 'learning_rate', 'wd': 'weight_decay'}
+
+
 def did_you_mean(word: str, candidates) -> str:
     """Returns `'; did you mean ...?'` for the nearest of `candidates`, or nothing."""
     candidates = [str(c) for c in candidates]
-    last = word.rpartition('.')[2]
+    section, dot, last = word.rpartition('.')
+    last = _ALSO_CALLED.get(last, last)
+    word = section + dot + last
     elsewhere = [c for c in candidates if c.rpartition('.')[2] == last]  # in another section
     # A section, or the rest of a file's name, tells them apart; else the first is the likeliest.
     close = difflib.get_close_matches(word, elsewhere, 1, 0.0) if '.' in word else elsewhere

@@ -14,6 +14,7 @@ from simclr_jax.config import (
     LINEAR_PROTOCOLS,
     METHODS,
     PROBES,
+    SMALL_IMAGE,
     VITS,
     ConfigError,
     did_you_mean,
@@ -195,21 +196,45 @@ def _check_input(fields: dict[str, Any], check: Callable[[bool, str, str], None]
     check(fits, 'data.canvas', f'must be data.image_size={size} or more, or 0, which chooses it')
 
 
+def shrinkage(encoder: str, stem: str, image_size: int) -> int:
+    """Returns how many pixels of a picture, in a row, are one of what the last stage makes."""
+    if encoder in VITS:
+        return 16
+    if stem == 'auto':
+        stem = 'small' if image_size <= SMALL_IMAGE else 'imagenet'
+    return (2 if encoder == 'resnet_tiny' else 8) * (4 if stem == 'imagenet' else 1)
+
+
+def warn_of_small_pictures(config: ConfigDict) -> str | None:
+    """Returns what to say where the encoder's last stage makes a single pixel of a picture."""
+    model, size = config.model, config.data.image_size
+    if size > shrinkage(model.encoder, model.stem, size):
+        return None
+    return (
+        f'warning: data.image_size={size} is small for model.encoder={model.encoder}, whose last '
+        'stage makes a single pixel of it; larger pictures or model.encoder=resnet_tiny suit better'
+    )
+
+
 def _check_model(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
     encoder, scope = fields['model.encoder'], fields['model.norm_scope']
+    size = fields['data.image_size']
+    least = shrinkage(encoder, fields['model.stem'], size) // 2 + 1
+    want = f'must be {least} or more for model.encoder={encoder}, whose last stage sees one pixel'
+    check(size < 1 or size >= least, 'data.image_size', want)
     if encoder in VITS:
         want = f'must be a multiple of the 16 pixels of a patch of model.encoder={encoder!r}'
-        check(fields['data.image_size'] % 16 == 0, 'data.image_size', want)
+        check(size % 16 == 0, 'data.image_size', want)
         want = f'has no effect on model.encoder={encoder!r}; leave it at 1'
         check(fields['model.width'] == 1, 'model.width', want)
     if encoder in (*VITS, 'resnet18', 'resnet34'):
         want = f'model.encoder={encoder!r} has none; leave it at 0, or take resnet50 or deeper'
         check(fields['model.sk_ratio'] == 0, 'model.sk_ratio', want)
     if scope == 'groups' and fields['model.norm_group_size'] > 0:
-        views, size = 2 if fields['method'] == 'simclr' else 1, fields['model.norm_group_size']
+        views, group = 2 if fields['method'] == 'simclr' else 1, fields['model.norm_group_size']
         rows = views * fields['batch_size'] // max(fields['optimizer.accumulation_steps'], 1)
         want = f'must divide the {rows} rows that are normalized together'
-        check(rows % size == 0 and size > 1, 'model.norm_group_size', want)
+        check(rows % group == 0 and group > 1, 'model.norm_group_size', want)
     if fields['method'] == 'moco' and fields['moco.shuffle']:
         want = "has an effect with model.norm_scope='groups' or 'device' only; set both"
         check(scope != 'global', 'moco.shuffle', want)

@@ -2,11 +2,14 @@
 
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from simclr_jax import config_checks
 from simclr_jax.config import ConfigError
 from simclr_jax.config_loading import load as load_file
+from simclr_jax.models.factory import create_encoder
 from simclr_jax.optim.factory import OPTIMIZERS, SCHEDULES
 
 DIGITS = pathlib.Path(__file__).parents[1] / 'configs/simclr_digits.py'
@@ -96,6 +99,40 @@ def test_an_encoder_s_fields_fit_one_another(overrides, words):
     assert '\n' not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize('encoder', ['resnet_tiny', 'resnet18', 'resnet50'])
+@pytest.mark.parametrize('stem', ['auto', 'imagenet'])
+def test_the_size_of_what_an_encoder_makes_is_known(encoder, stem):
+    for size in (32, 33):
+        module = create_encoder(encoder, image_size=size, stem=stem)
+        picture = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        made = jax.eval_shape(
+            lambda x, module=module: module.init_with_output(
+                jax.random.key(0), x, train=False, capture_intermediates=True
+            )[1]['intermediates'],
+            picture,
+        )
+        last = made[max(name for name in made if name.startswith('stage'))]['__call__'][0]
+        assert last.shape[1] == -(-size // config_checks.shrinkage(encoder, stem, size))
+
+
+@pytest.mark.parametrize(
+    ('encoder', 'size', 'least'),
+    [('resnet_tiny', 1, 2), ('resnet50', 4, 5), ('resnet50', 1, 5)],
+)
+def test_pictures_that_an_encoder_cannot_see_are_refused(encoder, size, least):
+    with pytest.raises(ConfigError, match=rf'^data\.image_size={size}: must be {least} or more'):
+        load(f'model.encoder={encoder}', f'data.image_size={size}')
+    load(f'model.encoder={encoder}', f'data.image_size={least}')
+
+
+def test_pictures_that_are_small_for_an_encoder_are_told():
+    small = load('model.encoder=resnet50', 'data.image_size=8')
+    warning = config_checks.warn_of_small_pictures(small)
+    assert 'data.image_size=8 is small for model.encoder=resnet50' in warning
+    for fields in (['model.encoder=resnet50', 'data.image_size=9'], ['data.image_size=8']):
+        assert config_checks.warn_of_small_pictures(load(*fields)) is None
 
 
 def test_every_problem_has_its_line():

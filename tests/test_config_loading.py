@@ -45,6 +45,9 @@ def test_overrides_take_the_type_of_the_field():
     [
         ('optimzer.learning_rate=1', ['optimzer.learning_rate', 'mean optimizer.learning_rate?']),
         ('learning_rate=1', ['mean optimizer.learning_rate?']),
+        ('lr=0.1', ['mean optimizer.learning_rate?']),
+        ('optimiser.lr=0.1', ['mean optimizer.learning_rate?']),
+        ('linear_eval.wd=0.1', ['mean optimizer.weight_decay?']),
         ('optimizer=lars', ['optimizer is a section']),
         ('batch_size=many', ['batch_size', "'many'", 'whole number']),
         ('batch_size=2.5', ['batch_size', '2.5', 'whole number']),

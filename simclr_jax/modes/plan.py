@@ -39,7 +39,7 @@ def main(config: ConfigDict, workdir: str, topology: str | None) -> int:
     path = epath.Path(workdir)
     path.mkdir(parents=True, exist_ok=True)
     measured = _measured_input(path, config)
-    if measured:
+    if measured and 'seconds' in result:  # the compiler counted
         needed = result['images_per_second_a_host']
         print(
             f'input: {measured:,.0f} images/s a host were measured here, {needed:,.0f} are needed'

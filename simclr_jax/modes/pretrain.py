@@ -4,6 +4,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from simclr_jax import parallel
+from simclr_jax.config_checks import warn_of_small_pictures
 from simclr_jax.data.folder_index import describe_bad
 from simclr_jax.modes import results
 from simclr_jax.modes.evaluation import evaluate, prepare_evaluation
@@ -29,6 +30,8 @@ def main(config: ConfigDict, workdir: str) -> None:
             check_same_data(f'{field}_split', source.num_examples, source.label_names)
         claim_workdir(config, workdir, run.source.held)
         _say(_describe(run, workdir))
+        if warning := warn_of_small_pictures(config):
+            _say(warning)
         if run.source.description:
             _say(run.source.description)
         if run.source.bad:

@@ -69,6 +69,8 @@ def write_run_report(
         backend=config.augment.backend,
         cache=config.data.cache,
         canvas=run.source.canvas_side,
+        workers=config.data.workers,
+        on_cpu=run.mesh.devices.flat[0].platform == 'cpu',
     )
     metrics = read_metrics(workdir)
     write_report(

@@ -55,7 +55,7 @@ def devices_of(topology: str) -> list[jax.Device]:
         'TPU_SKIP_MDS_QUERY': '1',  # of the machine it is not on
         'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
         'TPU_WORKER_HOSTNAMES': 'localhost',
-        'TPU_ACCELERATOR_TYPE': '',
+        'TPU_ACCELERATOR_TYPE': 'v5litepod-4',  # any; libtpu warns without one
     }
     # The two cores of a v4 are one device to a program, which is not the compiler's default there.
     cores = {'chip_config_name': 'megacore'} if topology.startswith('v4:') else {}

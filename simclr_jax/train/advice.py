@@ -37,4 +37,4 @@ def input_advice(
     if workers:
         ways.append(f'data.workers=0 instead of {workers}, which uses every processor core')
     ways.append('more processor cores')
-    return f'{share:.0%} of the time went into waiting for input; try {", ".join(ways)}'
+    return f'try {", ".join(ways)}'

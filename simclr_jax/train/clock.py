@@ -51,8 +51,9 @@ class Clock:
         """Returns, once, what to do about waiting for input; the arguments are `input_advice`'s."""
         if time.monotonic() - self._start < _SETTLED:
             return None
-        advice = input_advice(self.input_share(), **run)
-        if advice and not self._advised:
-            self._advised = True
-            return advice
-        return None
+        share = self.input_share()
+        advice = input_advice(share, **run)
+        if not advice or self._advised:
+            return None
+        self._advised = True
+        return f'{share:.0%} of the time went into waiting for input; {advice}'

@@ -149,8 +149,11 @@ def test_a_chip_is_one_device(topology, chips, memory):
         f'mesh, chip = make_mesh({topology!r})\n'
         'print(mesh.devices.size, chip.memory / 2**30)'
     )
-    output = subprocess.check_output([sys.executable, '-c', script], cwd=ROOT, text=True)
-    assert output.split() == [str(chips), f'{memory:.1f}']
+    done = subprocess.run(
+        [sys.executable, '-c', script], cwd=ROOT, text=True, capture_output=True, check=True
+    )
+    assert done.stdout.split() == [str(chips), f'{memory:.1f}']
+    assert not done.stderr  # no warning that looks like an error
 
 
 def test_the_missing_compiler_is_not_looked_for_under_a_name_that_is_not_ours():

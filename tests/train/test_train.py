@@ -89,6 +89,20 @@ def undisturbed(tmp_path_factory, data_dir):
     return workdir, finish(start(workdir, data_dir))
 
 
+def test_names_without_weight_decay_are_in_a_file_and_their_number_on_the_screen(undisturbed):
+    workdir, output = undisturbed
+    names = (workdir / 'no_weight_decay.txt').read_text().split()
+    assert len(names) > 10 and all(name not in output for name in names)
+    line = f'no weight decay for {len(names)} biases and normalization scales'
+    assert output.count(line) == 1
+
+
+def test_how_long_a_run_takes_is_said_before_its_first_line_of_metrics(undisturbed):
+    _, output = undisturbed
+    before, _, after = output.partition(' of training\n')
+    assert 'steps are left, of about' in before and '1/40' not in before and '1/40' in after
+
+
 def test_a_run_leaves_metrics_of_every_step_checkpoints_and_a_report(undisturbed):
     workdir, output = undisturbed
     rows = read_metrics(workdir)
