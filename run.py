@@ -226,6 +226,10 @@ def main(argv: list[str]) -> int:
     except (ConfigError, RunError) as error:
         for line in str(error).splitlines():
             print(f'error: {line}' if not line.startswith(' ') else line, file=sys.stderr)
+        if _several_processes():
+            from simclr_jax import parallel
+
+            parallel.tell_others(str(error))
         return _leave(2 if isinstance(error, ConfigError) else 1)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK:
@@ -233,6 +237,16 @@ def main(argv: list[str]) -> int:
             return _leave(1)
         if not _several_processes():
             raise
+        from simclr_jax import parallel
+
+        if told := parallel.told_by_all():
+            own = f'{type(error).__name__}: {error}'.splitlines()[0]
+            told = [line for text in told for line in text.splitlines()]
+            print(
+                'error: another process of this run has ended', *told, sep='\n  ', file=sys.stderr
+            )
+            print(f'  after which this one failed: {own:.200}', file=sys.stderr)
+            return _leave(1)
         traceback.print_exc()
         print(
             'error: another process of this run has died or cannot be reached, or this one failed '

@@ -4,8 +4,10 @@ The batch is sharded over every device, the train state is replicated. Semantics
 `jax.jit` a mean over the batch axis is a mean over all devices of all processes.
 """
 
+import contextlib
 import itertools
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -175,6 +177,37 @@ def least(number: float) -> float:
     from jax.experimental import multihost_utils
 
     return float(multihost_utils.process_allgather(np.float32(number)).min())
+
+
+_GRACE = 5.0  # seconds
+_ERRORS = 'simclr_jax/errors/'  # where processes of one run find why another one has ended
+
+
+def tell_others(error: str) -> None:
+    """Leaves word for the other processes of why this one ends; they may be about to find it gone.
+
+    The first process waits a moment for them to do the same: JAX aborts them when it ends.
+    """
+    from jax._src import distributed  # there is no public way to its client
+
+    with contextlib.suppress(Exception):  # the coordinator may be gone
+        distributed.global_state.client.key_value_set(f'{_ERRORS}{jax.process_index()}', error)
+    if is_main_process():
+        deadline = time.monotonic() + _GRACE
+        while len(told_by_all()) < jax.process_count() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)  # from their word to their end
+
+
+def told_by_all() -> list[str]:
+    """Returns why processes of this run have ended, as far as they told."""
+    from jax._src import distributed
+
+    try:
+        told = distributed.global_state.client.key_value_dir_get(_ERRORS)
+    except Exception:  # the coordinator is gone
+        return []
+    return [f'process {key.rpartition("/")[2]}: {error}' for key, error in sorted(told)]
 
 
 def is_main_process() -> bool:

@@ -7,6 +7,7 @@ import pathlib
 import platform
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -152,6 +153,42 @@ os.kill(os.getpid(), int(sys.argv[2]))
         )
         assert done.returncode == status
         assert 'nothing is lost; the same command goes on from the last checkpoint' in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (('--config.seed=1',), 'seed: 0 in process 0, 1 in process 1'),
+        (('--config.eval.path=other',), "eval.path='other': is not a folder"),
+        (('--workdir={}/other',), 'does not see what process 0 wrote into its workdir'),
+    ],
+    ids=['config', 'data', 'workdir'],
+)
+def test_two_processes_that_were_given_other_things_are_told_before_the_first_step(
+    arguments, words, tmp_path
+):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, 'run.py', DIGITS, f'--workdir={tmp_path}/run']
+            + [f'--coordinator=127.0.0.1:{port}', '--num_processes=2', f'--process_id={i}']
+            + [argument.format(tmp_path) for argument in arguments[: i * len(arguments)]],
+            cwd=ROOT,
+            env=os.environ | {'JAX_PLATFORMS': 'cpu', 'TFDS_DATA_DIR': str(tmp_path / 'data')},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode in (1, 2) and 'Traceback' not in output, output
+        assert words in output, output
+    assert processes[1].returncode == 2 and not (tmp_path / 'run/config.json').exists()
 
 
 def test_help_names_every_mode_and_the_first_command():

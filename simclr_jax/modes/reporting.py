@@ -77,7 +77,7 @@ def write_run_report(
         path,
         title=f'{config.method} on {config.data.dataset}',
         summary={
-            'command': f'python {shlex.join(sys.argv)}',
+            'command': _command(),
             'method': config.method,
             'encoder': config.model.encoder,
             'data': f'{config.data.dataset}, {run.source.num_examples:,} training images',
@@ -102,6 +102,11 @@ def write_run_report(
         projection=_projection(test),
         config_text=config_lib.to_json(config),
     )
+
+
+def _command() -> str:
+    """What was typed, quoted for a shell."""
+    return f'python {shlex.join(sys.argv)}'
 
 
 def _versions() -> str:
