@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from simclr_jax import config_checks
-from simclr_jax.config import ConfigError
+from simclr_jax.config import METHODS, ConfigError, default
 from simclr_jax.config_loading import load as load_file
 from simclr_jax.models.factory import create_encoder
 from simclr_jax.optim.factory import OPTIMIZERS, SCHEDULES
@@ -22,6 +22,15 @@ def load(*overrides: str):
 def test_names_are_those_of_the_factories():
     assert set(config_checks._CHOICES['optimizer.name']) == set(OPTIMIZERS)
     assert set(config_checks._CHOICES['optimizer.schedule']) == set(SCHEDULES)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_every_number_of_a_method_has_a_range(method):
+    """A new method's sizes and temperatures cannot be forgotten."""
+    checked = {*config_checks._POSITIVE, *config_checks._NOT_NEGATIVE, *config_checks._UNIT}
+    section = default()[method].to_dict()
+    numbers = [name for name, value in section.items() if type(value) in (int, float)]
+    assert numbers and {f'{method}.{name}' for name in numbers} <= checked
 
 
 @pytest.mark.parametrize(

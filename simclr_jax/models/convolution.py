@@ -6,7 +6,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-PADDINGS = ('torch', 'simclr', 'same')
+_TRUNCATED_STD = 0.8796256610342398  # of a standard normal that is cut off at 2
+# How kernels start in the code that pads so. Normalization takes their scale out of the function,
+# but not out of what weight decay does.
+KERNEL_INITS = {
+    # torchvision: He et al. (arXiv:1502.01852), fan out.
+    'torch': nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+    # SimCLR (`resnet.py`, `tf.variance_scaling_initializer()`): variance 1 / fan in.
+    'simclr': nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal'),
+    # Haiku, and so BYOL: deviation 1 / sqrt(fan in) before it is cut off at two deviations.
+    'same': nn.initializers.variance_scaling(_TRUNCATED_STD**2, 'fan_in', 'truncated_normal'),
+}
+PADDINGS = tuple(KERNEL_INITS)
 
 
 def conv(
@@ -18,7 +29,7 @@ def conv(
     name: str,
     dot: bool = False,
 ) -> nn.Conv:
-    """A convolution without bias, initialized as torchvision's ResNets are (He, fan out).
+    """A convolution without bias, padded and initialized as in the code that `padding` names.
 
     `dot` computes a 1x1 convolution as a matrix product. XLA's CPU compiler transposes all
     activations for the gradient of a convolution's kernel, and for that of a product none; the
@@ -31,7 +42,7 @@ def conv(
         padding='SAME' if padding == 'same' else (kernel - 1) // 2,
         use_bias=False,
         dtype=dtype,
-        kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+        kernel_init=KERNEL_INITS[padding],
         conv_general_dilated=_dot if dot and kernel == 1 else None,
         name=name,
     )

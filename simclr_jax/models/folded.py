@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from simclr_jax.models.convolution import KERNEL_INITS
 from simclr_jax.models.normalization import EPSILON, MOMENTUM
 
 
@@ -19,12 +20,11 @@ class _Kernel(nn.Module):
     """The kernel of a convolution of that name."""
 
     shape: tuple[int, ...]
+    padding: str  # of the convolution, which says how its kernel starts
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        return self.param(
-            'kernel', nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'), self.shape
-        )
+        return self.param('kernel', KERNEL_INITS[self.padding], self.shape)
 
 
 class _Norm(nn.Module):
@@ -63,6 +63,7 @@ def folded_conv_norm(
     stride: int,
     train: bool,
     *,
+    padding: str,
     dtype: jnp.dtype,
     scale_init: nn.initializers.Initializer = nn.initializers.ones,
     conv_name: str,
@@ -73,7 +74,7 @@ def folded_conv_norm(
     Parameters and statistics have the names and values that these two have. The second moments are
     float32, of `x` as it is; kernels are rounded to `dtype` after the scaling.
     """
-    kernel = _Kernel((1, 1, x.shape[-1], features), name=conv_name)()
+    kernel = _Kernel((1, 1, x.shape[-1], features), padding, name=conv_name)()
     x = x[:, ::stride, ::stride].astype(dtype)
     moments = None
     if train:
@@ -116,7 +117,7 @@ def pooled_conv_norm_relu(
     normalization's scale is negative, and there the kernel's sign is turned; so the largest stays
     the largest, and a quarter of the activations is left to normalize and to keep.
     """
-    kernel = _Kernel((7, 7, x.shape[-1], features), name=conv_name)()
+    kernel = _Kernel((7, 7, x.shape[-1], features), padding, name=conv_name)()
     norm = _Norm(features, name=norm_name)
     sign = jnp.where(norm.scale < 0, -1.0, 1.0)
     kernel = (kernel * sign[None, None, None]).astype(dtype)

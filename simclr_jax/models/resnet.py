@@ -27,6 +27,7 @@ class _Block(nn.Module):
     norm_scope: NormScope
     fold_norm: bool
     dot_1x1: bool
+    project: bool  # the shortcut, whether it changes its shape or not
     dtype: jnp.dtype
 
     def residual(
@@ -55,13 +56,13 @@ class _Block(nn.Module):
                 y = nn.relu(norm(name=f'norm{i}')(y))
         features, kernel, stride = layers[-1]
         names = {'conv_name': f'conv{len(layers)}', 'norm_name': f'norm{len(layers)}'}
-        widen = partial(folded_conv_norm, train=train, dtype=self.dtype)
+        widen = partial(folded_conv_norm, train=train, padding=self.padding, dtype=self.dtype)
         if self.fold_norm and kernel == 1:
             y = widen(y, features, stride, scale_init=last_scale, **names)
         else:
             y = block_conv(features, kernel, stride, name=names['conv_name'])(y)
             y = norm(scale_init=last_scale, name=names['norm_name'])(y)
-        if x.shape != y.shape:
+        if self.project or x.shape != y.shape:
             stride = self.stride
             if self.sk_ratio:
                 x, stride = average_windows(x, stride), 1
@@ -104,8 +105,10 @@ class ResNet(nn.Module):
     `sk_ratio` above 0 gives the bottleneck blocks selective kernels and average-pooled shortcuts,
     and the 'imagenet' stem three 3x3 convolutions (ResNet-D): SimCLR v2's encoders, at 0.0625.
 
-    SimCLR's ResNet-18 and 34 project the shortcut of the first block too; here, as in torchvision,
-    only shortcuts that change their shape are projected.
+    `padding` also says whose network it is otherwise. Convolutions start as there do
+    (`KERNEL_INITS`), and in ResNet-18 and 34 the shortcut of the very first block is projected, as
+    in SimCLR (`resnet.py`) and BYOL (`utils/networks.py`); with 'torch' only shortcuts that change
+    their shape are.
 
     `remat` says what the backward pass computes again from what the forward pass kept: with
     'blocks' each block, from its input; with 'full' each stage, from its input, block by block.
@@ -159,6 +162,7 @@ class ResNet(nn.Module):
                 self.norm_scope,
                 self.fold_norm,
                 self.dot_1x1,
+                self.padding != 'torch' and i == 0,
                 self.dtype,
                 name=f'stage{stage}_block{i}',
             )(x, train)

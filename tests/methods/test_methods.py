@@ -54,7 +54,7 @@ def make_batch(seed: int = 0, batch: int = BATCH) -> dict[str, np.ndarray]:
 def prepare(name: str, devices: int):
     """Returns the first state, on the host, and the step: compiled once, and quickly."""
     method, mesh = make(name), parallel.make_mesh(jax.devices()[:devices])
-    tx, probe = optax.sgd(one_cycle(RATE[name], 20, 40), 0.9), OnlineProbe(3, 0.01)
+    tx, probe = optax.sgd(one_cycle(RATE.get(name, 0.01), 20, 40), 0.9), OnlineProbe(3, 0.01)
     if devices == 1:
         first = jax.device_get(jit(lambda: init_state(method, tx, probe, 0, (BATCH, 2, 8, 8, 1)))())
     else:

@@ -17,6 +17,13 @@ SIZES = {  # name -> (parameters with three channels and the ImageNet stem, feat
     'vit_b16': (86_567_656 - 1000 * 769 - 197 * 768, 768),
     'vit_l16': (304_326_632 - 1000 * 1025 - 197 * 1024, 1024),
 }
+# The original SimCLR's for CIFAR-10, with the small stem, and BYOL's for Imagenette.
+PROJECTED = {
+    ('resnet18', 'simclr', 32): 11_173_056,
+    ('resnet18', 'same', 128): 11_180_736,
+    ('resnet34', 'same', 128): 21_284_672 + 64 * 64 + 2 * 64,
+    ('resnet50', 'simclr', 224): SIZES['resnet50'][0],  # its first shortcut changes its shape
+}
 # SimCLR v2's README: (depth, width, selective kernels) -> millions, with the running statistics.
 SIMCLR_V2 = {
     (50, 1, False): 24,
@@ -51,6 +58,15 @@ def shapes(encoder, image_size, channels=3):
 
 def count(variables):
     return sum(x.size for x in jax.tree.leaves(variables['params']))
+
+
+@pytest.mark.parametrize(('name', 'padding', 'image_size'), PROJECTED)
+def test_the_first_shortcut_is_projected_where_the_original_does(name, padding, image_size):
+    encoder = create_encoder(name, image_size=image_size, padding=padding)
+    _, variables = shapes(encoder, image_size)
+    assert count(variables) == PROJECTED[name, padding, image_size]
+    assert 'shortcut_conv' in variables['params']['stage1_block0']
+    assert 'shortcut_conv' not in variables['params']['stage1_block1']
 
 
 def bottleneck_count(stage_sizes, width):
