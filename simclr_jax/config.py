@@ -79,7 +79,8 @@ def default() -> ConfigDict:
     config.model.stem = (
         'auto'  # 'imagenet' 7x7/2 and pooling, 'small' 3x3; 'auto': small up to 32 px
     )
-    config.model.padding = 'torch'  # 'torch', 'simclr' (SAME max-pooling) or 'same' (TensorFlow's)
+    # Padding, initial kernels and first shortcuts as in 'torch'vision, 'simclr', or BYOL ('same').
+    config.model.padding = 'torch'
     config.model.zero_init_last_scale = True  # the last scale of each residual block starts at 0
     config.model.width = 1  # multiplies the filters of a ResNet; published: 1, 2 and 4
     config.model.sk_ratio = 0.0  # selective kernels and ResNet-D; 0.0625 in SimCLR v2, 0 without

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from simclr_jax.models.convolution import KERNEL_INITS, conv
+from simclr_jax.models.convolution import conv
 from simclr_jax.models.factory import create_encoder
 
 SHAPE = (3, 3, 64, 512)  # 295 thousand numbers: their deviation is known within 0.13 %
@@ -24,9 +24,8 @@ def test_simclrs_kernels_start_as_tensorflows_variance_scaling():
     ours = kernel_of('simclr')
     assert ours.shape == SHAPE
     assert ours.std() == pytest.approx(theirs.std(), rel=0.01)
-    assert np.abs(ours).max() == pytest.approx(
-        np.abs(theirs).max(), rel=0.01
-    )  # where it is cut off
+    cut_off = np.abs(theirs).max()
+    assert np.abs(ours).max() == pytest.approx(cut_off, rel=0.01)
     np.testing.assert_allclose(
         np.percentile(ours, range(5, 100, 10)), np.percentile(theirs, range(5, 100, 10)), atol=1e-3
     )
@@ -47,21 +46,20 @@ def test_torchs_kernels_start_as_torchvisions():
     assert np.abs(ours).max() > 4 * ours.std()
 
 
-@pytest.mark.parametrize('padding', KERNEL_INITS)
-def test_folded_kernels_start_alike(padding):
+def test_folded_kernels_start_alike():
     def start(dtype):
         encoder = create_encoder(
             'resnet50',
             image_size=64,
-            padding=padding,
+            padding='simclr',
             dtype=dtype,
             stage_sizes=(1,),
             widths=(64,),
             strides=(1,),
         )
-        images = np.zeros((2, 64, 64, 3), np.float32)
+        images = np.zeros((1, 32, 32, 3), np.float32)
         return encoder, jax.jit(encoder.init, static_argnames='train')(
-            jax.random.key(3), images, train=True
+            jax.random.key(3), images, train=False
         )
 
     plain, folded = start('float32'), start('bfloat16')
