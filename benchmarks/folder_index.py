@@ -83,9 +83,9 @@ def start(root: str, data_dir: str, case: str, held: pathlib.Path) -> tuple[floa
 
     folder_files.walk = timed_walk
     before, wall, cpu = memory('VmRSS'), time.perf_counter(), time.process_time()
-    had = Held(0, None, held.read_bytes()) if case == 'goes on' else None
+    had = Held(0, None, held.read_bytes) if case == 'goes on' else None
     source = sources.open_source('folder', data_dir, 'train', path=root, held=had)
-    packed = source.held().pictures if case == 'begins' else b''
+    packed = source.held().pictures() if case == 'begins' else b''
     figures = time.perf_counter() - wall, time.process_time() - cpu, *walked
     peak = memory('VmHWM') - before
     assert 0.85 < source.num_examples / source.num_files < 0.95 and source.num_classes

@@ -42,11 +42,13 @@ class Known:
       names: sorted.
       table: a row of `TABLE` for each.
       reasons: place of each bad one to the reason.
+      packed: the bytes that it was read from, None where it was not.
     """
 
     names: Names
     table: np.ndarray
     reasons: dict[int, str]
+    packed: bytes | None = None
 
     def chosen(self, places: np.ndarray) -> 'Known':
         """Returns what is known of some of the files, in rising order of their places `[m]`."""
@@ -60,17 +62,22 @@ EMPTY = Known(Names(b'', ()), np.zeros(0, TABLE), {})
 
 def pack(known: Known) -> bytes:
     """Returns it as bytes."""
+    if known.packed is not None:
+        return known.packed
     reasons = json.dumps(known.reasons).encode()
     names = known.names.joined()
-    body = b''.join((known.table.tobytes(), names, reasons))
+    body = memoryview(np.ascontiguousarray(known.table)).cast('B'), names, reasons
+    crc32 = 0
+    for part in body:
+        crc32 = zlib.crc32(part, crc32)
     head = {
         'format': _FORMAT,
         'version': [_VERSION, *pictures.KINDS],
         'files': len(known.names),
         'names': len(names),
-        'crc32': zlib.crc32(body),
+        'crc32': crc32,
     }
-    return json.dumps(head).encode() + b'\n' + body
+    return b''.join((json.dumps(head).encode(), b'\n', *body))  # one copy of what is large
 
 
 def unpack(packed: bytes, names_only: bool = False) -> Known:
@@ -95,7 +102,8 @@ def unpack(packed: bytes, names_only: bool = False) -> Known:
         start = end + table.nbytes
         stop = start + head['names']
         reasons = {int(place): why for place, why in json.loads(packed[stop:]).items()}
-        return Known(Names(packed, table['length'], start), table, reasons)
+        names = Names(packed, table['length'], start)
+        return Known(names, table, reasons, packed if head['version'] == version else None)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError('is damaged') from error
 

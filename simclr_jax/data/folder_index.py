@@ -10,7 +10,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -123,7 +123,7 @@ class Index:
             yield f'{many:,} TIFF{"s" * (many != 1)} of several pages: the first one is read'
 
 
-def read_index(path: str, cache: pathlib.Path, held: bytes = b'') -> Index:
+def read_index(path: str, cache: pathlib.Path, held: Callable[[], bytes] | None = None) -> Index:
     """Indexes a folder; files that are as they were at the last time are not looked at again.
 
     Of several processes the first one does it, and the others get what it found.
@@ -131,8 +131,8 @@ def read_index(path: str, cache: pathlib.Path, held: bytes = b'') -> Index:
     Args:
       path: the folder.
       cache: where the index is kept, a file for each folder.
-      held: the pictures that the run has, from `Index.pack`; b'' for a run that begins, which has
-        all of them.
+      held: returns the pictures that the run has, from `Index.pack`; None for a run that begins,
+        which has all of them.
 
     Raises:
       ConfigError: the folder is not there, holds no picture, or lacks some that the run has.
@@ -146,14 +146,14 @@ def cache_file(folder: Folder, cache: pathlib.Path) -> pathlib.Path:
     return cache / f'{hashlib.sha256(folder.root).hexdigest()[:16]}.index'
 
 
-def _index(path: str, cache: pathlib.Path, held: bytes) -> Index:
+def _index(path: str, cache: pathlib.Path, held: Callable[[], bytes] | None) -> Index:
     folder = open_folder(path)
     file = cache_file(folder, cache)
     files = folder_files.walk(folder, pictures.SUFFIXES)
     known = folder_cache.load(file)
     if held and not len(known.names):
         with contextlib.suppress(ValueError):  # another version's
-            known = folder_cache.unpack(held)  # the folder has moved; its files are as they were
+            known = folder_cache.unpack(held())  # the folder has moved; its files are as they were
     places = folder_cache.match(known, files.names, files.sizes, files.times)
     if (places < 0).any() or len(known.names) != len(places):
         known = _look(folder, file, files, known, places)
@@ -166,7 +166,7 @@ def _index(path: str, cache: pathlib.Path, held: bytes) -> Index:
     if not good.all():
         known = known.chosen(np.flatnonzero(good))
     if held:
-        known, added = _only(known, bad, held, path)
+        known, added = _only(known, bad, held(), path)
         notes += added
     return Index(known, bad, notes)
 
@@ -182,7 +182,13 @@ def _only(
     known: Known, bad: dict[str, str], held: bytes, path: str
 ) -> tuple[Known, tuple[str, ...]]:
     """Returns those of the pictures that the run has, and what to say about the others."""
-    mine = folder_cache.unpack(held, names_only=True)
+    try:
+        mine = folder_cache.unpack(held, names_only=True)
+    except ValueError as error:
+        raise ConfigError(
+            f'data.path={path!r}: the list of the pictures that this run began with {error}; '
+            'restore data.pictures in its workdir from a copy, or give another --workdir'
+        ) from error
     places = folder_cache.match(known, mine.names, mine.table['size'])
     if (lacking := np.flatnonzero(places < 0)).size:
         names = set(known.names) if lacking.size < len(places) else set()

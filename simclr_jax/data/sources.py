@@ -176,7 +176,7 @@ def open_data(
     max_bad_fraction: float = 0.01,
     canvas: int = 512,
     through_canvas: bool = False,
-    pictures: bytes = b'',
+    pictures: Callable[[], bytes] | None = None,
 ) -> Data:
     """Opens a TFDS builder, or a folder; makes the data set first if it is one of `BUILT_HERE`.
 
@@ -187,7 +187,7 @@ def open_data(
       max_bad_fraction: the largest tolerated share of a folder's files that cannot be read.
       canvas: as in `Source`.
       through_canvas: likewise.
-      pictures: `Held.pictures` of the run that goes on with the folder; b'' takes all there are.
+      pictures: `Held.pictures` of the run that goes on with the folder; None takes all there are.
 
     Raises:
       ConfigError: the data set is not there, or the folder lacks pictures of the run.
@@ -239,7 +239,7 @@ def open_source(
         are not those that the run began with.
       RunError: the folder went away.
     """
-    data = open_data(dataset, data_dir, pictures=held.pictures if held else b'', **options)
+    data = open_data(dataset, data_dir, pictures=held.pictures if held else None, **options)
     try:
         source = data.open(split)
     except NoSplit as error:
@@ -374,7 +374,7 @@ def _open_folder(
         labels=reader.labels,
         identify=lambda: np.fromiter(map(_number, reader.names()), np.uint64, len(reader)),
         data=data,
-        held=lambda: Held(len(reader), label_names, index.pack()),
+        held=lambda: Held(len(reader), label_names, index.pack),
         largest=index.largest,
         description=index.describe(),
         name=reader.name,

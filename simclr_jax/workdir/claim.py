@@ -21,12 +21,15 @@ class Held:
     Attributes:
       num_examples: how many records.
       label_names: the classes; None where there are no labels.
-      pictures: of a folder: which pictures are in it, in all splits (`data/folder_cache.py`).
+      pictures: of a folder: returns which pictures are in it, in all splits
+        (`data/folder_cache.py`); a million are 60 MB, so they are read where they are needed.
     """
 
     num_examples: int
     label_names: tuple[str, ...] | None
-    pictures: bytes = dataclasses.field(default=b'', repr=False)
+    pictures: Callable[[], bytes] | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
 
     def check(self, now: 'Held', data: str) -> None:
         """Checks that `data` hold at a later start what they held at the first.
@@ -71,7 +74,11 @@ def check_claim(config: ConfigDict, workdir: str) -> Held | None:
     try:
         saved = json.loads((place / _DATA).read_text())
         names = saved['label_names']
-        pictures = (place / _PICTURES).read_bytes() if saved['pictures'] else b''
+        pictures = None
+        if saved['pictures']:
+            pictures = (place / _PICTURES).read_bytes
+            if (found := (place / _PICTURES).stat().length) != saved['pictures']:
+                raise ValueError(f'{_PICTURES} has {found:,} bytes, not {saved["pictures"]:,}')
         return Held(int(saved['num_examples']), names if names is None else tuple(names), pictures)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(
@@ -95,13 +102,14 @@ def claim_workdir(config: ConfigDict, workdir: str, held: Callable[[], Held]) ->
     try:
         if not (claimed and (place / _DATA).exists()):
             now = held()
+            pictures = now.pictures() if now.pictures else b''
             identity = {
                 'num_examples': now.num_examples,
                 'label_names': now.label_names,
-                'pictures': len(now.pictures),
+                'pictures': len(pictures),
             }
-            if now.pictures:
-                files.write_bytes(place / _PICTURES, now.pictures)
+            if pictures:
+                files.write_bytes(place / _PICTURES, pictures)
             files.write_text(place / _DATA, json.dumps(identity) + '\n')
         if not claimed:  # the last one: with it the workdir holds a run
             files.write_text(place / _CONFIG, to_json(config))

@@ -94,6 +94,13 @@ def test_a_folder_that_moved_goes_on_and_is_not_looked_at_again(root, monkeypatc
     assert records(open_(moved, held, cache=cache)) == before and len(looked) == 20
 
 
+def test_a_damaged_list_of_the_runs_pictures_is_said_in_a_line(root):
+    packed = open_(root).held().pictures()
+    damaged = packed[:-9] + bytes([packed[-9] ^ 1]) + packed[-8:]
+    with pytest.raises(ConfigError, match=r'this run began with is damaged; restore data.pictures'):
+        open_(root, Held(0, None, lambda: damaged))
+
+
 def test_another_folder_is_refused(root, tmp_path):
     held = open_(root).held()
     fill(tmp_path / 'other', 4)

@@ -10,7 +10,7 @@ from simclr_jax.modes import pretrain
 from simclr_jax.workdir import claim
 from simclr_jax.workdir.claim import Held
 
-FOLDER = Held(3, ('a', 'b'), b'which pictures')
+FOLDER = Held(3, ('a', 'b'), lambda: b'which pictures')
 
 
 def claim_it(config, workdir, held):
@@ -21,7 +21,10 @@ def claim_it(config, workdir, held):
 def test_what_the_data_held_is_kept_and_read(tmp_path, held):
     assert claim.check_claim(default(), str(tmp_path)) is None
     claim_it(default(), tmp_path, held)
-    assert claim.check_claim(default(), str(tmp_path)) == held
+    found = claim.check_claim(default(), str(tmp_path))
+    assert found == held and (found.pictures and found.pictures()) == (
+        held.pictures and held.pictures()
+    )
     claim_it(default(), tmp_path, dataclasses.replace(held, num_examples=77))  # of a later start
     assert claim.check_claim(default(), str(tmp_path)) == held
 
@@ -49,9 +52,12 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         claim.check_claim(default(), str(tmp_path))
 
 
-def test_a_lost_list_of_pictures_is_named(tmp_path):
+@pytest.mark.parametrize('lost', [True, False])
+def test_a_lost_or_cut_list_of_pictures_is_named(tmp_path, lost):
     claim_it(default(), tmp_path, FOLDER)
     (tmp_path / 'data.pictures').unlink()
+    if not lost:
+        (tmp_path / 'data.pictures').write_bytes(b'which')
     with pytest.raises(ConfigError, match=r'data\.pictures'):
         claim.check_claim(default(), str(tmp_path))
 
