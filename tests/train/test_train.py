@@ -127,7 +127,7 @@ def test_killed_and_told_to_end_and_started_again_ends_with_the_same_bits(
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGSTOP)
-    output, _ = start(tmp_path, data_dir).communicate(timeout=60)
+    output, _ = start(tmp_path, data_dir).communicate(timeout=300)
     assert f'is in use by process {process.pid} on ' in output
     # An evaluation only reads, and needs to be told nothing but the workdir.
     output = finish(evaluate(tmp_path, data_dir, '--mode=knn', '--config.eval.baselines=False'))
@@ -190,7 +190,7 @@ def test_a_finished_run_given_again_trains_nothing_and_keeps_its_figures(
 
 def test_another_config_on_the_workdir_is_refused(undisturbed, data_dir):
     process = start(undisturbed[0], data_dir, '--config.seed=3')
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 2
     assert 'already holds a run with other settings' in output and 'seed: 0 there, 3 now' in output
 
@@ -205,10 +205,10 @@ def test_any_kept_step_is_evaluated_by_the_workdir_alone(undisturbed, data_dir, 
     result = json.loads((workdir / 'result.json').read_text())
     assert result['knn']['step'] == 20 and result['knn']['settings']['labels_per_class'] == []
     process = evaluate(workdir, data_dir, '--mode=knn', '--step=10')
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 2 and '--step=10: there is no checkpoint' in output
     process = evaluate(workdir, data_dir, '--mode=knn', '--config.seed=3')
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 2 and 'seed: 0 there, 3 now' in output
     # The views of the training are still in the report.
     assert 'Views side by side are of the same image' in (workdir / 'report.html').read_text()
@@ -268,7 +268,7 @@ def test_pictures_that_go_bad_during_a_run_end_it_with_a_list(tmp_path, data_dir
     gone = sorted(path for path in pictures.iterdir())[::10]
     for path in gone:
         path.unlink()
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 2 and 'Traceback' not in output, output
     summary = r'error: data\.path=.*: \d+ of 100 files .*data\.max_bad_fraction=0\.01'
     assert re.search(summary, output), output
