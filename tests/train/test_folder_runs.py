@@ -67,7 +67,7 @@ def run(place, root, workdir, fields=None, happens=NOTHING, status=0):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=900,  # for a busy machine: it takes seconds
     )
     assert done.returncode == status and 'Traceback' not in done.stdout, done.stdout
     return done.stdout
