@@ -17,7 +17,7 @@ from simclr_jax.config_loading import load
 from simclr_jax.data.known import known_source
 from simclr_jax.modes import plan as plan_mode
 from simclr_jax.tools import plan as plan_module
-from simclr_jax.tools.chips import Chip
+from simclr_jax.tools.chips import CHIPS, Chip
 from simclr_jax.tools.plan import make_mesh, suggest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def test_a_plan_for_eight_devices(tmp_path, capsys):
     run = plan_module.assemble_without_data(config, make_mesh('cpu:8')[0])
     parameters = sum(x.size for x in jax.tree.leaves(run.abstract_state().params))
     assert result['chips'] == 8 and result['parameters'] == parameters
-    assert result['total_steps'] == 60 * (1297 // 64)
+    assert result['total_steps'] == config.epochs * (1297 // 64)
     assert 0 < result['memory'] < result['memory_available'] and result['fits']
     # Gradients of every parameter are summed over the devices; no image moves.
     assert result['collective_bytes']['all-reduce'] > 4 * parameters
@@ -222,3 +222,10 @@ def test_a_plan_chooses_by_the_chips_that_it_is_for():
     mesh, chip = make_mesh('cpu:8')
     found = plan_module.hardware_of(mesh, chip)
     assert (found.platform, found.devices, found.bfloat16) == ('cpu', 8, False)
+
+
+def test_a_chip_without_bfloat16_has_the_rate_of_float32():
+    t4, a100 = CHIPS['Tesla T4'], CHIPS['NVIDIA A100-SXM4-40GB']
+    assert t4.flops == 8.1e12  # its 65e12 are float16's, which no recipe runs
+    assert a100.flops == 312e12
+    assert t4.memory == 16 * plan_module.GIB and a100.memory == 40 * plan_module.GIB

@@ -1,6 +1,7 @@
 """Memory is foreseen: what does not fit stops before its first step, and what is suggested fits."""
 
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from simclr_jax.config import ConfigError, RunError
 from simclr_jax.config_auto import GIB
 from simclr_jax.config_loading import load
 from simclr_jax.data.sources import Source
-from simclr_jax.modes import pretrain
+from simclr_jax.modes import evaluation, pretrain
 from simclr_jax.train import hardware, memory
 from simclr_jax.train.out_of_memory import TRAINING, explained, is_out_of_memory, refused
 from simclr_jax.train.setup import assemble
@@ -56,7 +57,8 @@ def test_everything_that_a_program_makes_bounds_what_it_holds(run):
     assert temporary < bound < 100 * temporary
 
 
-def test_batches_in_flight_and_a_cached_data_set_are_counted(run):
+def test_batches_in_flight_and_a_cached_data_set_are_counted():
+    run = make_run(batch_size=64, data__cache='none', augment__backend='tf')
     batch = sum(np.prod(x.shape) * x.dtype.itemsize for x in run.abstract_batch().values())
     state = memory.needed(run, 0) - memory.IN_FLIGHT * batch
     cached = make_run(batch_size=64, data__cache='device', augment__backend='jax')
@@ -110,7 +112,7 @@ def test_what_cannot_fit_says_so(run, need):
 def test_a_user_who_knows_better_is_warned_only(need, capsys):
     run = make_run(batch_size=64, health__on_memory='warn')
     assert memory.compile_step(run, 0.9 * need) is not None
-    assert 'it is tried all the same' in capsys.readouterr().out
+    assert capsys.readouterr().out.count('it is tried all the same') == 1
 
 
 def test_cpu_devices_share_the_memory_of_the_machine(monkeypatch):
@@ -191,6 +193,20 @@ def test_running_out_of_memory_is_one_error_with_three_ways_out():
         np.empty(2**55, np.uint8)
     with pytest.raises(jax.errors.JaxRuntimeError), explained('training', TRAINING):
         raise jax.errors.JaxRuntimeError('INTERNAL: something else')
+
+
+def test_running_out_of_memory_in_evaluation_is_one_error_with_its_own_ways_out(
+    run, tmp_path, monkeypatch
+):
+    huge = jax.jit(lambda: jax.numpy.zeros(2**50, 'uint8'))
+    monkeypatch.setattr(evaluation, '_split', lambda *_: jax.block_until_ready(huge()))
+    data = types.SimpleNamespace(train=None, test=None, labelled=True)
+    with pytest.raises(RunError) as raised:
+        evaluation.evaluate(run, str(tmp_path), None, data, ('knn',))
+    text = str(raised.value)
+    assert text.startswith('out of memory during evaluation: 1048576.00 GiB more')
+    for way in ('eval.batch_size', 'eval.baselines=False', 'labels_per_class'):
+        assert way in text
 
 
 def test_an_unknown_way_to_take_refusals_is_an_error():
