@@ -4,12 +4,16 @@
 
 makes files of 12 megapixels out of the JPEGs below `--photographs` (enlarged, with a sensor's
 grain) and writes `results/pictures.csv`. All cases take turns, since others may use the machine;
-the best turn of each counts. `pillow` is Pillow's plain decoding of the same PNGs in as many
-threads as there are cores. `peak_mib` is the most memory of a process that makes one batch of 256.
+the best turn of each counts. `cpu_ms` is processor time a picture, which others disturb less than
+`pictures_per_second`; `speed` and `cpu_speed` are shares of the speed of what the row is compared
+with. `pillow` is Pillow's plain decoding of the same PNGs in as many threads as there are cores.
+`peak_mib` is the most memory of a process that makes one batch of 256, `memory` its share of that
+for upright JPEGs.
 """
 
 import argparse
 import csv
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -28,11 +32,13 @@ SIZE = (4000, 3000)
 KINDS = {'upright': 32, 'rotated': 32, 'png': 16}  # and how many files of each
 BACKENDS = ('tf', 'jax')
 BATCH = 8
-TURNS = 3
-BATCHES = 6  # that a turn is timed over, after WARM ones
-WARM = 3
+TURNS = 2
+WARM = 2  # batches before those that are timed
+BATCHES = 4  # that are timed, in a turn
 MEMORY_BATCH = 256
 IMAGE_SIZE = 224
+COLUMNS = ('kind', 'backend', 'pictures_per_second', 'cpu_ms', 'compared_with', 'speed')
+COLUMNS += ('cpu_speed', 'peak_mib', 'memory', 'machine', 'command')
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'pictures.csv'
 
 
@@ -64,7 +70,7 @@ def batches(root: pathlib.Path, kind: str, backend: str, batch_size: int):
     source = sources.open_source('folder', str(root / 'index'), 'all', path=str(root / kind))
     if batch_size > source.num_examples:  # the same files again and again
         read, count = source.read, source.num_examples
-        source = sources.dataclasses.replace(
+        source = dataclasses.replace(
             source, read=lambda some: read([i % count for i in some]), num_examples=batch_size
         )
     options = {'seed': 0, 'batch_size': batch_size, 'start_step': 0, 'total_steps': 2**40}
@@ -90,32 +96,35 @@ def by_pillow(root: pathlib.Path):
             yield
 
 
-def rate(stream) -> float:
-    """Pictures a second."""
+def seconds(stream) -> np.ndarray:
+    """Seconds a picture: of the clock, and of the processor."""
     for _ in range(WARM):
         next(stream)
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
     for _ in range(BATCHES):
         next(stream)
-    return BATCHES * BATCH / (time.perf_counter() - start)
+    end = time.perf_counter(), time.process_time()
+    return np.subtract(end, start) / (BATCHES * BATCH)
 
 
-def speeds(root: pathlib.Path) -> dict[tuple[str, str], float]:
+def least_seconds(root: pathlib.Path) -> dict[tuple[str, str], np.ndarray]:
+    """`seconds` of the best turn of each kind and backend."""
     cases = [(kind, backend) for backend in BACKENDS for kind in KINDS]
-    best = dict.fromkeys([*cases, ('png', 'pillow')], 0.0)
+    least = {case: np.full(2, np.inf) for case in [*cases, ('png', 'pillow')]}
     for turn in range(TURNS):
-        for kind, backend in best:
+        for kind, backend in least:
             stream = by_pillow(root) if backend == 'pillow' else batches(root, kind, backend, BATCH)
-            found = rate(stream)
-            print(f'turn {turn}: {kind} {backend} {found:.2f}/s', flush=True)
-            best[kind, backend] = max(best[kind, backend], found)
-    return best
+            found = seconds(stream)
+            print(f'turn {turn}: {kind} {backend} {found}', flush=True)
+            least[kind, backend] = np.minimum(least[kind, backend], found)
+    return least
 
 
 def memory(root: pathlib.Path, kind: str, backend: str) -> float:
     """MiB, at most, of a process that makes a batch."""
     command = [sys.executable, __file__, f'--made={root}', f'--batch={kind},{backend}']
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    print(f'memory: {kind} {backend} {done.stdout}', flush=True)
     return float(done.stdout.splitlines()[-1])
 
 
@@ -133,25 +142,33 @@ def main() -> None:
     root = arguments.made or pathlib.Path(tempfile.mkdtemp())
     if arguments.photographs:
         make(arguments.photographs, root)
-    rates = speeds(root)
+    least = least_seconds(root)
+    peaks = {case: memory(root, *case) for case in least if case[1] != 'pillow'}
+    write(least, peaks)
+
+
+def write(least: dict[tuple[str, str], np.ndarray], peaks: dict[tuple[str, str], float]) -> None:
+    """Writes the table of `least_seconds` and of the `memory` of each kind and backend."""
     rows = []
-    for (kind, backend), found in rates.items():
-        row = {'kind': kind, 'backend': backend, 'pictures_per_second': f'{found:.2f}'}
+    for (kind, backend), (clock, cpu) in least.items():
+        row = dict.fromkeys(COLUMNS, '') | {'kind': kind, 'backend': backend}
+        row |= {'pictures_per_second': f'{1 / clock:.2f}', 'cpu_ms': f'{1000 * cpu:.0f}'}
         if backend != 'pillow':
-            compared = rates[('png', 'pillow') if kind == 'png' else ('upright', backend)]
-            row['share'] = f'{found / compared:.2f}'
-            row['of'] = 'png by pillow' if kind == 'png' else f'upright by {backend}'
-            row['peak_mib'] = f'{memory(root, kind, backend):.0f}'
-            print(row, flush=True)
-        rows.append(row)
-    for row in rows:
-        row['machine'] = f'{processor()}, {os.cpu_count()} cores'
+            compared = ('png', 'pillow') if kind == 'png' else ('upright', backend)
+            row['compared_with'] = ' by '.join(compared)
+            row['speed'] = f'{least[compared][0] / clock:.2f}'
+            row['cpu_speed'] = f'{least[compared][1] / cpu:.2f}'
+            row['peak_mib'] = f'{peaks[kind, backend]:.0f}'
+            row['memory'] = f'{peaks[kind, backend] / peaks["upright", backend]:.2f}'
+        row['machine'] = f'{processor()}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.0f}'
         row['command'] = 'python benchmarks/pictures.py --photographs=DIR --made=DIR'
+        rows.append(row)
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open('w', newline='') as file:
-        writer = csv.DictWriter(file, list(rows[0]) if 'share' in rows[0] else None)
+        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
+    print(RESULTS.read_text())
 
 
 def processor() -> str:

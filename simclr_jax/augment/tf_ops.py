@@ -85,38 +85,12 @@ def _separable(images, rows, columns):
 
 
 @_plain
-def decode_crop_and_resize(
-    encoded: tf.Tensor,
-    box: tf.Tensor,
-    size: int,
-    interpolation: str,
-    channels: int,
-    antialias: bool = False,
-) -> tf.Tensor:
-    """Decodes one image, only inside `box` `[4]` for JPEG; float32 `[size, size, c]` in [0, 1]."""
-    window = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.io.decode_and_crop_jpeg(encoded, box, channels),
-        lambda: _cut(tf.io.decode_image(encoded, channels, expand_animations=False), box),
-    )
-    window = tf.ensure_shape(window, [None, None, channels])
-    return _resize(window, size, interpolation, antialias)
-
-
-@_plain
 def cut_and_resize(
     image: tf.Tensor, box: tf.Tensor, size: int, interpolation: str, antialias: bool = False
 ) -> tf.Tensor:
     """Resizes `box` `[4]` of one uint8 image `[H, W, c]`; float32 `[size, size, c]` in [0, 1]."""
-    return _resize(_cut(image, box), size, interpolation, antialias)
-
-
-def _cut(image, box):
-    return image[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
-
-
-def _resize(image, size, interpolation, antialias):
-    resized = tf.image.resize(image, [size, size], interpolation, antialias=antialias)
+    cut = image[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
+    resized = tf.image.resize(cut, [size, size], interpolation, antialias=antialias)
     return tf.clip_by_value(resized / 255.0, 0.0, 1.0)
 
 

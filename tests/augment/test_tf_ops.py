@@ -200,23 +200,11 @@ def test_bicubic_is_clipped_to_the_scale_of_the_input():
 
 @pytest.mark.parametrize('channels', [1, 3])
 @pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear'])
-@pytest.mark.parametrize('encoding', ['jpeg', 'png'])
-def test_decode_crop_and_resize(goldens, channels, interpolation, encoding):
-    image = tf.constant(np.uint8(goldens['crop_image'] * 255))
-    if encoding == 'jpeg':
-        # Without chroma subsampling the edge of a window does not depend on its neighbours.
-        encoded = tf.io.encode_jpeg(image, chroma_downsampling=False)
-    else:
-        encoded = tf.io.encode_png(image)
-    decode = tf.function(tf_ops.decode_crop_and_resize, autograph=False)
-    result = decode(encoded, tf.constant([19, 46, 33, 37]), 24, interpolation, channels)
-    window = tf.io.decode_image(encoded, channels)[19:52, 46:83]
-    expected = np.clip(tf.image.resize(window, [24, 24], interpolation) / 255, 0, 1)
-    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-6)
-    assert result.shape == (24, 24, channels)
-    decoded = tf.io.decode_image(encoded, channels)
-    cut = tf_ops.cut_and_resize(decoded, tf.constant([19, 46, 33, 37]), 24, interpolation)
-    np.testing.assert_array_equal(cut, expected)
+def test_cut_and_resize(goldens, channels, interpolation):
+    image = tf.constant(np.uint8(goldens['crop_image'] * 255))[..., :channels]
+    cut = tf_ops.cut_and_resize(image, tf.constant([19, 46, 33, 37]), 24, interpolation)
+    expected = tf.image.resize(image[19:52, 46:83], [24, 24], interpolation) / 255
+    np.testing.assert_array_equal(cut, np.clip(expected, 0, 1))
 
 
 # --- the whole view ---

@@ -70,11 +70,9 @@ def test_a_crop_is_resized_as_by_pil(goldens, box, interpolation, largest, backe
 
 
 @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
-def test_a_decoded_window_is_resized_as_by_pil(goldens, interpolation):
-    encoded, box = tf.io.encode_png(goldens['picture']), goldens['box_large'].astype(np.int32)
+def test_a_window_is_resized_as_by_pil(goldens, interpolation):
+    box = goldens['box_large'].astype(np.int32)
     cut = tf_ops.cut_and_resize(tf.constant(goldens['picture']), box, 64, interpolation, True)
-    decoded = tf_ops.decode_crop_and_resize(encoded, box, 64, interpolation, 3, True)
-    np.testing.assert_array_equal(cut, decoded)
     assert difference(cut, goldens[f'crop_large_{interpolation}']).mean() < 0.3
 
 

@@ -1,6 +1,8 @@
 """Files of every kind and orientation: pixels in both backends, in evaluation and in Pillow."""
 
 import dataclasses
+import functools
+import io
 
 import numpy as np
 import pytest
@@ -239,3 +241,20 @@ def test_twelve_bits_in_sixteen_are_not_black(tmp_path):
     for index, image in zip(batch['index'], batch['image'], strict=True):
         np.testing.assert_array_equal(image, shown[index])
         np.testing.assert_array_equal(arrays.images[index], shown[index])
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
+def test_a_window_is_the_one_of_the_picture_decoded_whole(channels, kind):
+    stream = io.BytesIO()
+    # Without chroma subsampling the edge of a window does not depend on its neighbours.
+    PHOTO.save(stream, kind, subsampling=0)
+    box = tf.constant([19, 46, 33, 37])
+
+    @functools.partial(tf.function, autograph=False)
+    def window(encoded):
+        stored = decode.Stored(encoded, None)
+        return decode.window(stored, lambda height, width: box, channels, deep.WHOLE).pixels
+
+    whole = tf.io.decode_image(stream.getvalue(), channels)
+    np.testing.assert_array_equal(window(stream.getvalue()), whole[19:52, 46:83])
