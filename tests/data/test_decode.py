@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
 from simclr_jax.augment.recipe import ViewRecipe
-from simclr_jax.data import decode, deep, device, pipeline, sources
+from simclr_jax.data import decode, deep, device, example, pipeline, sources
 
 PHOTO = Image.fromarray(load_sample_image('flower.jpg')[60:380, 100:500])  # 320 x 400
 IDENTITY = ViewRecipe(
@@ -86,6 +87,35 @@ def whole(root):
             theirs, pixels = pixels, np.asarray(ImageOps.exif_transpose(image), int)
             assert np.abs(pixels - theirs).mean() < 2
         yield pixels
+
+
+def test_the_record_of_a_rotated_file_is_no_larger_than_the_file(turned, tmp_path):
+    source = open_folder(turned, tmp_path)
+    for i, record in enumerate(source.read(range(source.num_examples))):
+        assert len(record) < (turned / source.name(i)).stat().st_size + 100
+
+
+@pytest.mark.parametrize('most', [1, 4])
+def test_batches_made_ahead_are_bounded_by_their_bytes(most, monkeypatch):
+    stream, read = io.BytesIO(), []
+    PHOTO.resize((16, 16)).save(stream, 'PNG')
+    record = example.serialize(stream.getvalue())
+
+    def reading(indices):
+        read.extend(indices)
+        return [record] * len(indices)
+
+    source = sources.Source(reading, 4, (None, None, 3), None, canvas=16)
+    monkeypatch.setattr(pipeline, '_BYTES_AHEAD', most * 4 * (16 * 16 * 3 + 12))
+    options = {'seed': 0, 'batch_size': 4, 'start_step': 0, 'total_steps': 1000, 'workers': 1}
+    batches = pipeline.canvas_batches(source, **options)
+    next(batches)
+    before = -1
+    while before < len(read):  # until nothing more is read
+        before = len(read)
+        time.sleep(0.5)
+    # One was taken, one is read, one decoded, two are read at the same time; the rest waits.
+    assert len(read) // 4 <= most + 6
 
 
 @pytest.mark.slow
