@@ -56,7 +56,7 @@ Exit status: 0 finished, 1 failed, 2 the command or its data are wrong, 3 a plan
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Returns the flags and the `--config.field=value` overrides, in the order given."""
-    from simclr_jax.config import ConfigError, did_you_mean
+    from simclr_jax.config import ConfigError, default, did_you_mean, flatten
     from simclr_jax.config_loading import split_preset
 
     flags = ('config', 'workdir', 'mode', 'step', 'bench', 'topology')
@@ -65,8 +65,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     arguments = iter(argv)
     for argument in arguments:
         name, equals, value = argument.partition('=')
+        field = name.removeprefix('--').removeprefix('config.')
+        if equals and not name.startswith('--config.') and field in flatten(default()):
+            raise ConfigError(f'{argument}: a field is set as --config.{field}={value}')
         if not name.startswith('--'):
-            raise ConfigError(f'{argument!r}: not a flag; flags look like --config=FILE')
+            flag = f'--config={argument}' if argument.endswith('.py') else '--config=FILE'
+            raise ConfigError(f'{argument!r}: not a flag; flags look like {flag}')
         name = name[2:]
         if name not in flags and not name.startswith('config.'):
             raise ConfigError(f'--{name}: no such flag{did_you_mean(name, flags)}; see --help')

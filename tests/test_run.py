@@ -63,6 +63,20 @@ def test_flags_of_several_processes_come_together(command, flags, words):
 
 
 @pytest.mark.parametrize(
+    ('argument', 'words'),
+    [
+        ('--epochs=3', '--epochs=3: a field is set as --config.epochs=3'),
+        ('--data.path=/x', '--data.path=/x: a field is set as --config.data.path=/x'),
+        ('config.data.path=/x', 'a field is set as --config.data.path=/x'),
+        ('configs/simclr_folder.py', 'flags look like --config=configs/simclr_folder.py'),
+    ],
+)
+def test_a_field_or_file_without_its_prefix_is_told_how(command, argument, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        command.parse([DIGITS, argument])
+
+
+@pytest.mark.parametrize(
     ('config', 'workdir'),
     [
         ('configs/simclr_digits.py', 'runs/simclr_digits'),

@@ -220,7 +220,10 @@ def open_folder(path: str, field: str = 'data.path') -> Folder:
             'the bucket and name the folder'
         )
     if not path:
-        raise ConfigError(f"{field}='': is not a folder; name the one that holds the pictures")
+        raise ConfigError(
+            f"{field}='': is not a folder; name the one that holds the pictures, "
+            f'for example --config.{field}=~/pictures'
+        )
     return Folder(os.fsencode(os.path.abspath(os.path.expanduser(path))), path, field)
 
 

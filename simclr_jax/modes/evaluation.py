@@ -83,6 +83,9 @@ def evaluate(
         for the report.
     """
     probes = [probe for probe in PROBES if probe in probes and data.labelled]
+    if probes and parallel.is_main_process():
+        counts = f'{data.train.num_examples:,} training and {data.test.num_examples:,} test'
+        print(f'evaluating by {", ".join(probes)}: {counts} pictures', flush=True)
     baselines = any(needs_baselines(run, probe) for probe in probes)
     train, test = (
         _split(run, state, source if probes else splits.spread(source, _SAMPLE), baselines)

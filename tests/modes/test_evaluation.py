@@ -101,7 +101,9 @@ def test_no_probe_is_above_chance_on_noise_with_random_labels_and_train_split_al
 def test_each_entry_has_its_step_data_and_settings_and_other_rows_stay(data_dir, tmp_path, capsys):
     few = {'data.data_dir': data_dir, 'eval.baselines': 'False', 'knn.labels_per_class': '()'}
     evaluate(few, tmp_path, ('knn',), step=7)
-    assert 'step 7' in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert output.startswith('evaluating by knn: 1,297 training and 500 test pictures\n')
+    assert 'step 7' in output
     half = few | {'eval.test_split': 'test[:50%]', 'linear_eval.labels_per_class': '()'}
     evaluate(half, tmp_path, ('linear_eval',), step=9)
     result = results.read(tmp_path)
