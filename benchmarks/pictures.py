@@ -18,7 +18,6 @@ import itertools
 import os
 import pathlib
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -137,7 +136,7 @@ def main() -> None:
     if arguments.batch:
         kind, backend = arguments.batch.split(',')
         next(batches(arguments.made, kind, backend, MEMORY_BATCH))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(most_memory())
         return
     root = arguments.made or pathlib.Path(tempfile.mkdtemp())
     if arguments.photographs:
@@ -169,6 +168,12 @@ def write(least: dict[tuple[str, str], np.ndarray], peaks: dict[tuple[str, str],
         writer.writeheader()
         writer.writerows(rows)
     print(RESULTS.read_text())
+
+
+def most_memory() -> float:
+    """MiB that this process had at most; `ru_maxrss` would count its parent's, too."""
+    status = pathlib.Path('/proc/self/status').read_text().splitlines()
+    return next(float(line.split()[1]) for line in status if line.startswith('VmHWM')) / 1024
 
 
 def processor() -> str:
