@@ -57,20 +57,7 @@ def extract_features(
     Raises:
       ValueError: an example is in no batch.
     """
-    replicated = parallel.replicated(mesh)
-
-    def apply(variables, images):
-        normalized = normalize_images(images[:, 0], mean, std)
-        values = {
-            name: encoder.apply(tree, normalized, train=False) for name, tree in variables.items()
-        }
-        if raw_pixels:
-            values['raw_pixels'] = _shrink(normalized).reshape(len(normalized), -1)
-        return values
-
-    step = jax.jit(
-        apply, in_shardings=(replicated, parallel.batch_sharding(mesh)), out_shardings=replicated
-    )
+    step = make_extraction(encoder, mesh, mean=mean, std=std, raw_pixels=raw_pixels)
     values = {}
     labels, seen = np.full(num_examples, -1, np.int32), np.zeros(num_examples, bool)
 
@@ -97,6 +84,35 @@ def extract_features(
         raise ValueError(f'{np.sum(~seen)} of the {num_examples} examples are in no batch.')
     names = [*variables, 'raw_pixels'] if raw_pixels else variables  # jit has sorted them
     return Features({name: values[name] for name in names}, labels, np.arange(num_examples))
+
+
+def make_extraction(
+    encoder,
+    mesh: Mesh,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    raw_pixels: bool,
+):
+    """Returns the jitted function from variables, as `extract_features` takes them, and images.
+
+    Images are `[batch, 1, height, width, channel]` uint8, spread over `mesh`; every device gets all
+    features `[batch, dim]`, by name.
+    """
+
+    def apply(variables, images):
+        normalized = normalize_images(images[:, 0], mean, std)
+        values = {
+            name: encoder.apply(tree, normalized, train=False) for name, tree in variables.items()
+        }
+        if raw_pixels:
+            values['raw_pixels'] = _shrink(normalized).reshape(len(normalized), -1)
+        return values
+
+    replicated = parallel.replicated(mesh)
+    return jax.jit(
+        apply, in_shardings=(replicated, parallel.batch_sharding(mesh)), out_shardings=replicated
+    )
 
 
 def _shrink(images: jax.Array) -> jax.Array:

@@ -149,6 +149,13 @@ def check_labels(train_labels: np.ndarray, test_labels: np.ndarray, num_classes:
             )
 
 
+def count_problems(labels: str | int) -> int:
+    """Returns how many regressions `linear_eval` fits at once for so many labels a class."""
+    if labels == 1:
+        return 1  # at `L2_WITHOUT_HOLDOUT`
+    return len(L2_GRID) * (2 if labels == 'all' else 1 + min(FOLDS, labels))
+
+
 class _Fit(NamedTuple):
     kernel: np.ndarray
     bias: np.ndarray

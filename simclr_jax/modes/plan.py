@@ -8,13 +8,18 @@ from ml_collections import ConfigDict
 from simclr_jax import parallel
 from simclr_jax.config_auto import settle
 from simclr_jax.tools.plan import (
+    assemble_without_data,
     estimate,
     format_plan,
     format_suggestion,
     hardware_of,
     make_mesh,
+    progress,
     suggest,
 )
+from simclr_jax.tools.plan_evaluation import estimate_evaluation, format_evaluation
+from simclr_jax.train.out_of_memory import EVALUATION
+from simclr_jax.train.smaller import changed
 
 DOES_NOT_FIT = 3  # exit status
 
@@ -36,6 +41,15 @@ def main(config: ConfigDict, workdir: str, topology: str | None) -> int:
         suggestion = suggest(config, mesh, chip, topology, result)
         print(format_suggestion(suggestion), flush=True)
         result['suggestion'], result['suggested'] = suggestion or (None, None)
+        if suggestion:
+            config = changed(config, suggestion[0])
+    with progress(f'compiling the probes for {topology}'):
+        evaluation = estimate_evaluation(assemble_without_data(config, mesh), chip)
+    print(format_evaluation(evaluation, chip.memory), flush=True)
+    result['evaluation'] = evaluation
+    probes_fit = evaluation is None or evaluation['fits']
+    if not probes_fit:
+        print(f'for the evaluation one of these helps:\n{EVALUATION}', flush=True)
     path = epath.Path(workdir)
     path.mkdir(parents=True, exist_ok=True)
     measured = _measured_input(path, config)
@@ -46,7 +60,7 @@ def main(config: ConfigDict, workdir: str, topology: str | None) -> int:
         )
         result['input_images_per_second_measured'] = measured
     (path / 'plan.json').write_text(json.dumps(result, indent=2) + '\n')
-    return 0 if result['fits'] else DOES_NOT_FIT
+    return 0 if result['fits'] and probes_fit else DOES_NOT_FIT
 
 
 def _measured_input(workdir: epath.Path, config: ConfigDict) -> float | None:

@@ -113,7 +113,7 @@ def estimate(config: ConfigDict, mesh: Mesh, chip: Chip, topology: str) -> dict[
     }
     start = time.monotonic()
     try:
-        with _progress(f'compiling {config.model.encoder} for {topology}'):
+        with progress(f'compiling {config.model.encoder} for {topology}'):
             program = run.lower_step().compile()
     except jax.errors.JaxRuntimeError as error:  # the TPU compiler refuses what does not fit
         if not is_out_of_memory(error):
@@ -177,7 +177,7 @@ def assemble_without_data(config: ConfigDict, mesh: Mesh) -> Run:
 
 
 @contextlib.contextmanager
-def _progress(text: str) -> Iterator[None]:
+def progress(text: str) -> Iterator[None]:
     """Says every few seconds that it still goes on, and how long it took."""
     done, start = threading.Event(), time.monotonic()
     on_terminal = sys.stdout.isatty()

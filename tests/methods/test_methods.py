@@ -105,6 +105,10 @@ def test_every_parameter_learns_and_the_loss_goes_down(name):
     assert all(jax.tree.leaves(moved)), moved
 
 
+@pytest.mark.parametrize(
+    'name',  # tests/methods/test_moco.py has eight devices too
+    [n if n in ('simclr', 'byol') else pytest.param(n, marks=pytest.mark.slow) for n in METHODS],
+)
 def test_eight_devices_give_the_losses_of_one(name):
     steps = STEPS_TOGETHER.get(name, 20)
     one, state = train(name, steps)

@@ -13,6 +13,7 @@ from simclr_jax.tools import bench_step, plan
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_prints_a_table_and_writes_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench_step, '_SECONDS', 0.0)
     monkeypatch.setattr(bench_step, '_MIN_STEPS', 2)

@@ -17,6 +17,7 @@ from simclr_jax.config_loading import load
 from simclr_jax.data.known import known_source
 from simclr_jax.modes import plan as plan_mode
 from simclr_jax.tools import plan as plan_module
+from simclr_jax.tools import plan_evaluation
 from simclr_jax.tools.chips import CHIPS, Chip
 from simclr_jax.tools.plan import make_mesh, suggest
 
@@ -28,6 +29,7 @@ def digits(**fields):
     return load(str(ROOT / 'configs/simclr_digits.py'), {k: str(v) for k, v in fields.items()})
 
 
+@pytest.mark.slow
 def test_a_plan_for_eight_devices(tmp_path, capsys):
     config = digits(**{'batch_size': 64, 'probe.learning_rate': 0})
     assert plan_mode.main(config, str(tmp_path), 'cpu:8') == 0
@@ -45,7 +47,16 @@ def test_a_plan_for_eight_devices(tmp_path, capsys):
     assert result['seconds'][result['bound']] == result['step_seconds']
     assert result['mfu'] == result['seconds']['flops'] / result['step_seconds']
     assert result['hours'] == pytest.approx(result['total_steps'] * result['step_seconds'] / 3600)
+    evaluation = result['evaluation']
+    assert list(evaluation['parts']) == [
+        'features',
+        'linear_eval',
+        'linear_eval, few labels',
+        'knn',
+    ]
+    assert evaluation['host_features'] == 4 * 1297 * (2 * evaluation['dim'] + 64)
     printed = capsys.readouterr().out
+    assert 'evaluation        1,297 pictures' in printed
     assert 'compiling resnet_tiny for cpu:8' in printed
     assert f'{parameters:,}' in printed and 'limited by' in printed and 'fits' in printed
 
@@ -95,6 +106,7 @@ def test_what_does_not_fit_is_status_3_with_the_flags_that_do(tmp_path, monkeypa
     monkeypatch.setattr(plan_mode, 'make_mesh', lambda topology: (make_mesh('cpu:8')[0], CHIP))
     for module in (plan_module, plan_mode):
         monkeypatch.setattr(module, 'format_plan', lambda result: 'the plan')
+    monkeypatch.setattr(plan_mode, 'estimate_evaluation', lambda run, chip: None)
     assert plan_mode.main(digits(), str(tmp_path), 'cpu:8') == 3
     printed = capsys.readouterr().out
     assert '--config.optimizer.accumulation_steps=2' in printed
@@ -229,3 +241,46 @@ def test_a_chip_without_bfloat16_has_the_rate_of_float32():
     assert t4.flops == 8.1e12  # its 65e12 are float16's, which no recipe runs
     assert a100.flops == 312e12
     assert t4.memory == 16 * plan_module.GIB and a100.memory == 40 * plan_module.GIB
+
+
+def test_probes_that_do_not_fit_are_status_3_with_what_helps(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plan_mode, 'estimate', fake_estimate(lambda c: 0))
+    monkeypatch.setattr(plan_mode, 'format_plan', lambda result: 'the plan')
+    found = {
+        'pictures': 10,
+        'dim': 4,
+        'memory': 1e15,
+        'parts': {'knn': 1e15},
+        'host_features': 160,
+        'fits': False,
+    }
+    monkeypatch.setattr(plan_mode, 'estimate_evaluation', lambda run, chip: found)
+    assert plan_mode.main(digits(), str(tmp_path), 'cpu:8') == 3
+    printed = capsys.readouterr().out
+    assert 'does NOT fit' in printed and 'eval.baselines=False' in printed
+    assert json.loads((tmp_path / 'plan.json').read_text())['evaluation'] == found
+
+
+def test_the_evaluation_is_counted_for_all_pictures_of_the_probes():
+    mesh, chip = make_mesh('cpu:8')
+    fields = {'eval.baselines': False, 'linear_eval.labels_per_class': '()'}
+    run = plan_module.assemble_without_data(digits(**fields), mesh)
+    found = plan_evaluation.estimate_evaluation(run, chip)
+    assert found['pictures'] == 1297 and found['fits']
+    share = 4 * 1297 / 8 * found['dim']  # a device's, in bytes
+    assert list(found['parts']) == ['features', 'linear_eval', 'knn']
+    assert found['parts']['knn'] > share and found['parts']['linear_eval'] > share
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.abstract_state()))
+    assert found['memory'] == max(found['parts'].values()) + state
+    assert found['host_features'] == 4 * 1297 * found['dim']
+    text = plan_evaluation.format_evaluation(found, chip.memory)
+    assert '1,297 pictures' in text and 'fits' in text
+
+
+def test_nothing_to_evaluate_is_said():
+    config = digits(**{'eval.after_pretrain': '()'})
+    mesh, chip = make_mesh('cpu:8')
+    run = plan_module.assemble_without_data(config, mesh)
+    found = plan_evaluation.estimate_evaluation(run, chip)
+    assert found is None
+    assert 'none' in plan_evaluation.format_evaluation(found, chip.memory)
