@@ -1,10 +1,12 @@
-"""A paper's linear protocol as a process of its own, which can be killed: a tests' script.
+"""A tests' script: a paper's linear protocol as a process of its own, which may kill itself.
 
-`python linear_process.py FOLDER OUTPUT`: checkpoints in FOLDER, the classifier into OUTPUT.
+`python linear_process.py FOLDER OUTPUT STEP`: checkpoints in FOLDER, the classifier into OUTPUT;
+SIGKILL before STEP + 1, if that is reached.
 """
 
+import os
+import signal
 import sys
-import time
 
 import jax
 import numpy as np
@@ -23,7 +25,7 @@ class Pixels(nn.Module):
         return images.reshape(len(images), -1)
 
 
-def main(folder: str, output: str) -> None:
+def main(folder: str, output: str, last: str) -> None:
     jax.config.update('jax_platforms', 'cpu')
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (COUNT, 1, 4, 4, 1), np.uint8)
@@ -34,7 +36,8 @@ def main(folder: str, output: str) -> None:
 
     def batches(examples, start_step, total_steps):
         for step in range(start_step, total_steps):
-            time.sleep(0.02)  # leaves time to be killed
+            if step == int(last):
+                os.kill(os.getpid(), signal.SIGKILL)
             chosen = np.random.default_rng(step).choice(examples, BATCH, replace=False)
             yield {'image': images[chosen], 'label': labels[chosen]}
 
