@@ -361,7 +361,8 @@ def _iterate(dataset: tf.data.Dataset, workers: int) -> Iterator[dict[str, np.nd
     if workers:
         options.threading.private_threadpool_size = workers
     size = sum(
-        spec.shape.num_elements() * spec.dtype.size
+        # What is decoded at its own size has no shape beforehand: one batch ahead.
+        (spec.shape.num_elements() or _BYTES_AHEAD) * spec.dtype.size
         for spec in tf.nest.flatten(dataset.element_spec)
     )
     ahead = max(1, min(_MOST_AHEAD, _BYTES_AHEAD // size))
