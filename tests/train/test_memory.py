@@ -200,7 +200,8 @@ def test_running_out_of_memory_in_evaluation_is_one_error_with_its_own_ways_out(
 ):
     huge = jax.jit(lambda: jax.numpy.zeros(2**50, 'uint8'))
     monkeypatch.setattr(evaluation, '_split', lambda *_: jax.block_until_ready(huge()))
-    data = types.SimpleNamespace(train=None, test=None, labelled=True)
+    split = types.SimpleNamespace(num_examples=2)
+    data = types.SimpleNamespace(train=split, test=split, labelled=True)
     with pytest.raises(RunError) as raised:
         evaluation.evaluate(run, str(tmp_path), None, data, ('knn',))
     text = str(raised.value)
