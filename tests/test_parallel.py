@@ -29,10 +29,15 @@ def run(script: str, *arguments: str) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    return output
+def finish(*processes: subprocess.Popen) -> None:
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=120)
+            assert process.returncode == 0, output
+    finally:
+        for process in processes:  # which wait for one that has failed
+            process.kill()
+            process.communicate()
 
 
 def free_port() -> str:
@@ -128,6 +133,7 @@ class Mean(nn.Module):
 rows = parallel.local_rows(200, mesh)
 batches = pipeline.eval_batches(source, batch_size=200, image_size=8, rows=rows)
 options = {'mean': (0.0,), 'std': (1.0,), 'raw_pixels': True}
+options['num_examples'] = source.num_examples
 features = extract_features(Mean(), {'encoder': {}}, batches, mesh, **options)
 np.testing.assert_array_equal(features.index, np.arange(source.num_examples))
 images = pipeline.read_images(source, np.arange(source.num_examples), image_size=8)
@@ -136,5 +142,4 @@ np.testing.assert_allclose(np.asarray(features.values['encoder']), want, rtol=1e
 """
     sources.open_source('digits', str(tmp_path), 'train')  # prepared once
     port = free_port()
-    for process in [run(script, port, str(i), str(tmp_path)) for i in range(2)]:
-        finish(process)
+    finish(*(run(script, port, str(i), str(tmp_path)) for i in range(2)))
