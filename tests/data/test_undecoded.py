@@ -102,7 +102,7 @@ def run_length_bmp():
 
 
 def with_an_odd_one(shape):
-    """Eight records, of which TensorFlow refuses number 3; and the pixels of that one."""
+    """Eight records, of which TensorFlow refuses number 3, and the pixels of number 3."""
     odd = run_length_bmp()
     with pytest.raises(tf.errors.OpError):
         tf.io.decode_image(odd)
