@@ -18,8 +18,8 @@ METHODS = ('simclr', 'byol', 'moco', 'moco_v3')
 PROBES = {'linear_eval': 'linear', 'knn': 'k-NN'}  # functions of modes/probes.py: name in tables
 LINEAR_PROTOCOLS = ('fast', 'simclr', 'simclr_cifar', 'byol', 'moco_v2', 'moco_v3')
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200', 'resnet_tiny')
-VITS = ('vit_s16', 'vit_b16', 'vit_l16')
-ENCODERS = RESNETS + VITS
+VITS = {'vit_ti16': 192, 'vit_s16': 384, 'vit_b16': 768, 'vit_l16': 1024}  # name: width
+ENCODERS = (*RESNETS, *VITS)
 SMALL_IMAGE = 32  # pixels; up to this size model.stem='auto' is 'small'
 # What `config.auto` can list.
 AUTO_FIELDS = ('batch_size', 'data.image_size', 'model.encoder', 'model.dtype', 'augment.dtype')
@@ -89,6 +89,9 @@ def default() -> ConfigDict:
     )
     config.model.norm_group_size = 32  # rows a group of 'groups'; SimCLR's count both views
     config.model.pooling = 'token'  # of a ViT: the class token, or the 'mean' of the patches
+    config.model.num_heads = 0  # of a ViT; 0: 3, 12, 12 and 16 from Ti to L. timm's ViT-S has 6
+    config.model.patch_size = 16  # of a ViT, in pixels
+    config.model.positions = 'sincos'  # of a ViT: fixed, or 'learned' for one picture size
     config.model.freeze_patch_projection = True  # a ViT's stays random, as MoCo v3 has it
     config.model.remat = 'none'  # recompute activations: 'blocks', or 'full' for the least memory
     config.model.dtype = 'float32'  # of the encoder's and heads' arithmetic: or 'bfloat16'

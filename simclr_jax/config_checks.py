@@ -35,6 +35,7 @@ _CHOICES = {
     'augment.dtype': ('float32', 'bfloat16'),
     'model.norm_scope': ('global', 'groups', 'device'),
     'model.pooling': ('token', 'mean'),
+    'model.positions': ('sincos', 'learned'),
     'model.dtype': ('float32', 'bfloat16'),
     'health.on_nonfinite': ('stop', 'skip'),
     'health.on_collapse': ('warn', 'stop'),
@@ -49,6 +50,7 @@ _POSITIVE = (
     'data.image_size',
     'data.eval_crop',
     'model.width',
+    'model.patch_size',
     'model.norm_group_size',
     'simclr.temperature',
     'simclr.num_layers',
@@ -88,6 +90,7 @@ _NOT_NEGATIVE = (
     'seed',
     'data.workers',
     'model.sk_ratio',
+    'model.num_heads',
     'simclr.eval_layer',
     'optimizer.learning_rate',
     'optimizer.warmup_epochs',
@@ -196,10 +199,10 @@ def _check_input(fields: dict[str, Any], check: Callable[[bool, str, str], None]
     check(fits, 'data.canvas', f'must be data.image_size={size} or more, or 0, which chooses it')
 
 
-def shrinkage(encoder: str, stem: str, image_size: int) -> int:
+def shrinkage(encoder: str, stem: str, image_size: int, patch_size: int = 16) -> int:
     """Returns how many pixels of a picture, in a row, are one of what the last stage makes."""
     if encoder in VITS:
-        return 16
+        return patch_size
     if stem == 'auto':
         stem = 'small' if image_size <= SMALL_IMAGE else 'imagenet'
     return (2 if encoder == 'resnet_tiny' else 8) * (4 if stem == 'imagenet' else 1)
@@ -208,7 +211,7 @@ def shrinkage(encoder: str, stem: str, image_size: int) -> int:
 def warn_of_small_pictures(config: ConfigDict) -> str | None:
     """Returns what to say where the encoder's last stage makes a single pixel of a picture."""
     model, size = config.model, config.data.image_size
-    if size > shrinkage(model.encoder, model.stem, size):
+    if size > shrinkage(model.encoder, model.stem, size, model.patch_size):
         return None
     return (
         f'warning: data.image_size={size} is small for model.encoder={model.encoder}, whose last '
@@ -219,12 +222,15 @@ def warn_of_small_pictures(config: ConfigDict) -> str | None:
 def _check_model(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
     encoder, scope = fields['model.encoder'], fields['model.norm_scope']
     size = fields['data.image_size']
-    least = shrinkage(encoder, fields['model.stem'], size) // 2 + 1
+    patch, heads = fields['model.patch_size'], fields['model.num_heads']
+    least = shrinkage(encoder, fields['model.stem'], size, patch) // 2 + 1
     want = f'must be {least} or more for model.encoder={encoder}, whose last stage sees one pixel'
     check(size < 1 or size >= least, 'data.image_size', want)
     if encoder in VITS:
-        want = f'must be a multiple of the 16 pixels of a patch of model.encoder={encoder!r}'
-        check(size % 16 == 0, 'data.image_size', want)
+        want = f'must be a multiple of the {patch} pixels of a patch of model.encoder={encoder!r}'
+        check(patch < 1 or size % patch == 0, 'data.image_size', want)
+        want = f'must divide the width of model.encoder={encoder!r}, which is {VITS[encoder]}'
+        check(heads < 1 or VITS[encoder] % heads == 0, 'model.num_heads', want)
         want = f'has no effect on model.encoder={encoder!r}; leave it at 1'
         check(fields['model.width'] == 1, 'model.width', want)
     if encoder in (*VITS, 'resnet18', 'resnet34'):

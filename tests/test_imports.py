@@ -16,6 +16,7 @@ ROOMS = (
     'tools',
     'train',
     'evaluate',
+    'weights',
     'methods',
     'data',
     'models',

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from simclr_jax.models.normalization import GLOBAL, NormScope
 from simclr_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
-from simclr_jax.models.vit import VisionTransformer
+from simclr_jax.models.vit import EPSILON, VisionTransformer
 
 SMALL_IMAGE = 32  # up to this size 'auto' takes the stem that does not shrink the image
 
@@ -28,6 +28,7 @@ RESNETS = {  # name -> fields of ResNet
     'resnet200': {'stage_sizes': (3, 24, 36, 3), 'block': BottleneckBlock},
 }
 VITS = {  # name -> fields of VisionTransformer; the small one has MoCo v3's 12 heads, not DeiT's 6
+    'vit_ti16': {'dim': 192, 'depth': 12, 'num_heads': 3},
     'vit_s16': {'dim': 384, 'depth': 12, 'num_heads': 12},
     'vit_b16': {'dim': 768, 'depth': 12, 'num_heads': 12},
     'vit_l16': {'dim': 1024, 'depth': 24, 'num_heads': 16},
@@ -46,6 +47,10 @@ def create_encoder(
     sk_ratio: float = 0.0,
     norm_scope: NormScope = GLOBAL,
     pooling: str = 'token',
+    num_heads: int = 0,
+    patch_size: int = 16,
+    positions: str = 'sincos',
+    epsilon: float = EPSILON,
     freeze_patch_projection: bool = True,
     remat: str = 'none',
     dot_1x1: bool = False,
@@ -64,6 +69,10 @@ def create_encoder(
       sk_ratio: of a bottleneck ResNet's selective kernels; 0 is without.
       norm_scope: of a ResNet's batch normalization.
       pooling: of a ViT, 'token' or 'mean'; `VisionTransformer` explains them.
+      num_heads: of a ViT, which has to divide its width; 0 is the table's.
+      patch_size: of a ViT, in pixels.
+      positions: of a ViT, 'sincos' or 'learned'.
+      epsilon: of a ViT's LayerNorm.
       freeze_patch_projection: whether a ViT's projection of patches stays random.
       remat: 'none', 'blocks' or 'full': which activations the backward pass computes again.
       dot_1x1: of a ResNet, compute 1x1 convolutions as matrix products: for CPUs.
@@ -74,9 +83,14 @@ def create_encoder(
       ValueError: the name is unknown.
     """
     if name in VITS:
+        if num_heads:
+            fields['num_heads'] = num_heads
         return VisionTransformer(
             **VITS[name] | fields,
             pooling=pooling,
+            patch_size=patch_size,
+            positions=positions,
+            epsilon=epsilon,
             freeze_patch_projection=freeze_patch_projection,
             remat=remat,
             dtype=jnp.dtype(dtype),

@@ -137,8 +137,12 @@ class ResNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Float `[n, height, width, channel]` to float32 features `[n, dim]`."""
+    def __call__(self, images: jax.Array, train: bool, pool: bool = True) -> jax.Array:
+        """Float `[n, height, width, channel]` to float32 features `[n, dim]`.
+
+        Without `pool`, to the last stage's maps `[n, height / 32, width / 32, dim]`, of which the
+        features are the mean; the sides are those of the 'imagenet' stem, rounded up.
+        """
         self._check_fields()
         x = self._stem(images, train)
         run_stage = ResNet._stage
@@ -146,7 +150,8 @@ class ResNet(nn.Module):
             run_stage = nn.remat(run_stage, static_argnums=(2, 3))
         for stage in range(1, 1 + len(self.stage_sizes)):
             x = run_stage(self, x, stage, train)
-        return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        x = x.astype(jnp.float32)
+        return jnp.mean(x, axis=(1, 2)) if pool else x
 
     def _stage(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
         block = self.block

@@ -8,6 +8,8 @@ import numpy as np
 from flax import linen as nn
 
 POOLINGS = ('token', 'mean')
+POSITIONS = ('sincos', 'learned')
+EPSILON = 1e-6  # of LayerNorm, in MoCo v3 (`vits.py`) and timm
 PATCH_PROJECTION = 'patch_projection'  # the name of the layer that MoCo v3 does not train
 
 
@@ -40,12 +42,13 @@ class Block(nn.Module):
 
     num_heads: int
     dtype: jnp.dtype
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dim = x.shape[-1]
         init = nn.initializers.xavier_uniform()
-        y = layer_norm(self.dtype, 'norm1')(x)
+        y = layer_norm(self.dtype, 'norm1', self.epsilon)(x)
         x = x + nn.MultiHeadAttention(
             self.num_heads,
             dtype=self.dtype,
@@ -53,22 +56,24 @@ class Block(nn.Module):
             force_fp32_for_softmax=True,
             name='attention',
         )(y)
-        y = layer_norm(self.dtype, 'norm2')(x)
+        y = layer_norm(self.dtype, 'norm2', self.epsilon)(x)
         y = nn.Dense(4 * dim, dtype=self.dtype, kernel_init=init, name='dense1')(y)
         y = nn.gelu(y, approximate=False)
         return x + nn.Dense(dim, dtype=self.dtype, kernel_init=init, name='dense2')(y)
 
 
-def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(1e-6, dtype=dtype, name=name)
+def layer_norm(dtype: jnp.dtype, name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon, dtype=dtype, name=name)
 
 
 class VisionTransformer(nn.Module):
     """A ViT up to its class token, or to the average of its patches.
 
-    Positions are fixed (`sincos_positions`) and no parameters. Where `freeze_patch_projection`, the
-    random projection of the patches gets no gradient, which MoCo v3 found to make training stable
-    (section 4.2); `PATCH_PROJECTION` is its name, for the optimizer to leave it alone.
+    Positions are fixed (`sincos_positions`) and no parameters, or, where `positions` is 'learned',
+    a parameter `[1, token, dim]`, the class token's first, for pictures of one size. Where
+    `freeze_patch_projection`, the random projection of the patches gets no gradient, which MoCo v3
+    found to make training stable (section 4.2); `PATCH_PROJECTION` is its name, for the optimizer
+    to leave it alone.
 
     Parameters are float32 whatever `dtype`, that of the computation; LayerNorm's statistics and the
     softmax are float32, too.
@@ -81,13 +86,19 @@ class VisionTransformer(nn.Module):
     # 'token': the class token after the last LayerNorm. 'mean': no class token; the average of the
     # patches without a last LayerNorm, which MoCo v3 found to cost 7 points (table 7, from memory).
     pooling: str = 'token'
+    positions: str = 'sincos'
+    epsilon: float = EPSILON  # of LayerNorm
     freeze_patch_projection: bool = True
     remat: str = 'none'  # otherwise the backward pass computes each block again, from its input
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Float `[n, height, width, channel]` to float32 features `[n, dim]`."""
+    def __call__(self, images: jax.Array, train: bool, pool: bool = True) -> jax.Array:
+        """Float `[n, height, width, channel]` to float32 features `[n, dim]`.
+
+        Without `pool`, to the patches' outputs `[n, height / patch, width / patch, dim]`,
+        normalized as the class token is, where there is one.
+        """
         self._check(images)
         x = nn.Conv(
             self.dim,
@@ -101,22 +112,46 @@ class VisionTransformer(nn.Module):
         if self.freeze_patch_projection:
             x = jax.lax.stop_gradient(x)
         count, height, width, _ = x.shape
-        positions = jnp.asarray(sincos_positions(height, width, self.dim), self.dtype)
-        x = x.reshape(count, height * width, self.dim) + positions[None]
+        x = x.reshape(count, height * width, self.dim)
+        if self.positions == 'sincos':
+            x += jnp.asarray(sincos_positions(height, width, self.dim), self.dtype)[None]
         if self.pooling == 'token':
             init = nn.initializers.normal(1e-6)
             token = self.param('class_token', init, (1, 1, self.dim)).astype(self.dtype)
             x = jnp.concatenate([jnp.tile(token, (count, 1, 1)), x], axis=1)
+        if self.positions == 'learned':
+            x += self._learned_positions(images, x.shape[1]).astype(self.dtype)
         block_type = Block if self.remat == 'none' else nn.remat(Block)
         for block in range(self.depth):
-            x = block_type(self.num_heads, self.dtype, name=f'block{block}')(x)
+            x = block_type(self.num_heads, self.dtype, self.epsilon, name=f'block{block}')(x)
         if self.pooling == 'mean':
-            return jnp.mean(x.astype(jnp.float32), axis=1)
-        return layer_norm(self.dtype, 'norm')(x[:, 0]).astype(jnp.float32)
+            x = x.astype(jnp.float32)
+            return jnp.mean(x, axis=1) if pool else x.reshape(count, height, width, self.dim)
+        norm = layer_norm(self.dtype, 'norm', self.epsilon)
+        if pool:
+            return norm(x[:, 0]).astype(jnp.float32)
+        return norm(x[:, 1:]).astype(jnp.float32).reshape(count, height, width, self.dim)
+
+    def _learned_positions(self, images: jax.Array, tokens: int) -> jax.Array:
+        """Returns the positions `[1, token, dim]` of images of this size, and of no other."""
+        if self.has_variable('params', 'positions'):
+            known = self.get_variable('params', 'positions').shape[1]
+            if known != tokens:
+                side = math.isqrt(known - (self.pooling == 'token')) * self.patch_size
+                raise ValueError(
+                    f'images have shape {images.shape}; the learned positions are for {side} x '
+                    f'{side} pixels'
+                )
+        init = nn.initializers.truncated_normal(0.02)
+        return self.param('positions', init, (1, tokens, self.dim))
 
     def _check(self, images: jax.Array) -> None:
         if self.pooling not in POOLINGS:
             raise ValueError(f'pooling={self.pooling!r}; it must be one of {", ".join(POOLINGS)}')
+        if self.positions not in POSITIONS:
+            raise ValueError(
+                f'positions={self.positions!r}; it must be one of {", ".join(POSITIONS)}'
+            )
         if any(side % self.patch_size for side in images.shape[1:3]):
             raise ValueError(
                 f'images have shape {images.shape}; height and width must be multiples of '

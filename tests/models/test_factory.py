@@ -13,6 +13,7 @@ SIZES = {  # name -> (parameters with three channels and the ImageNet stem, feat
     'resnet152': (58_143_808, 2048),
     'resnet200': (62_624_832, 2048),
     # timm's and DeiT's, without the classifier and the positions, which are fixed here.
+    'vit_ti16': (5_486_592, 192),
     'vit_s16': (22_050_664 - 1000 * 385 - 197 * 384, 384),
     'vit_b16': (86_567_656 - 1000 * 769 - 197 * 768, 768),
     'vit_l16': (304_326_632 - 1000 * 1025 - 197 * 1024, 1024),
