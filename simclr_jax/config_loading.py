@@ -37,26 +37,25 @@ def load(
     """Loads `path`, a Python file with `get_config`, applies `overrides` and validates.
 
     Args:
-      path: `configs/name.py`, or `configs/name.py:preset`, which calls `get_config('preset')`.
+      path: a recipe that ships, by its name, as 'simclr_folder', or a file, as 'mine.py'; with
+        ':preset' behind it, `get_config('preset')` is called.
       overrides: field to the text given for it, `{'optimizer.learning_rate': '0.2'}`.
       say: takes a line on each value that had to follow from those that were given.
 
     Raises:
       ConfigError: the file, an override or a value is wrong.
     """
-    path, preset = split_preset(path)
-    if not pathlib.Path(path).is_file():
-        names = sorted(str(p) for p in pathlib.Path('configs').glob('*.py'))
-        raise ConfigError(f'--config: there is no file {path!r}{did_you_mean(path, names)}')
+    name, preset = split_preset(path)
+    path = find(name)
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         if preset and not hasattr(module, 'PRESETS'):
-            raise ConfigError(f'--config: {path} takes no preset, but {preset!r} was given')
+            raise ConfigError(f'--config: {name} takes no preset, but {preset!r} was given')
         if preset and preset not in module.PRESETS:
             raise ConfigError(
-                f'--config: {path} has no preset {preset!r}; it has {", ".join(module.PRESETS)}'
+                f'--config: {name} has no preset {preset!r}; it has {", ".join(module.PRESETS)}'
             )
         config = module.get_config(preset) if preset else module.get_config()
     except ConfigError:
@@ -75,6 +74,35 @@ def load(
     _shorten_warmup(config, overrides or {}, say)
     validate(config)
     return config
+
+
+def shipped() -> dict[str, pathlib.Path]:
+    """Returns the recipes that come with the library: the name of each, and its file."""
+    package = pathlib.Path(__file__).parent
+    # In a wheel they are in the package; in the repository, beside it.
+    folder = next(
+        (d for d in (package / 'configs', package.parent / 'configs') if d.is_dir()), None
+    )
+    return {path.stem: path for path in sorted(folder.glob('*.py'))} if folder else {}
+
+
+def find(name: str) -> str:
+    """Returns the file of a recipe, which is given by its name or as a file.
+
+    Raises:
+      ConfigError: there is none; names the nearest that ship.
+    """
+    if name.endswith('.py'):
+        if pathlib.Path(name).is_file():
+            return name
+        files = sorted(str(p) for p in pathlib.Path(name).parent.glob('*.py'))
+        stem = pathlib.Path(name).stem
+        hint = f'; the one that ships is --config={stem}' if stem in shipped() else ''
+        raise ConfigError(f'--config: there is no file {name!r}{hint or did_you_mean(name, files)}')
+    if name not in shipped():
+        hint = did_you_mean(name, shipped()) or f'; it is one of {", ".join(shipped())}'
+        raise ConfigError(f'--config={name}: no recipe of that name, nor a FILE.py{hint}')
+    return str(shipped()[name])
 
 
 def load_saved(workdir: str, overrides: dict[str, str] | None = None) -> ConfigDict:

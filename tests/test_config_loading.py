@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from simclr_jax.config import ConfigError, to_json
-from simclr_jax.config_loading import check_same_run, split_preset
+from simclr_jax.config_loading import check_same_run, shipped, split_preset
 from simclr_jax.config_loading import load as load_file
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -90,6 +90,42 @@ def test_a_missing_file_and_a_preset_that_is_not_there(tmp_path):
         load_file(write(tmp_path, 'pass') + ':large')
     with pytest.raises(ConfigError, match=r"has no preset '200'; it has 40, 100"):
         load_file(str(ROOT / 'configs/byol_imagenet.py:200'))
+
+
+def test_every_recipe_that_ships_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list(shipped()) == [path.stem for path in CONFIGS]
+    for path in CONFIGS:
+        assert to_json(load_file(path.stem)) == to_json(load_file(str(path)))
+    assert load_file('byol_imagenet:40').epochs == 40
+    (tmp_path / 'simclr_digits').mkdir()  # a folder or a run of that name is no recipe
+    assert load_file('simclr_digits').data.dataset == 'digits'
+
+
+def test_a_file_of_ones_own_is_no_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, 'config.seed = 3')
+    assert load_file('mine.py').seed == load_file(path).seed == 3
+    with pytest.raises(ConfigError, match=r'mine: no recipe of that name, nor a FILE\.py'):
+        load_file('mine')
+
+
+@pytest.mark.parametrize(
+    ('config', 'words'),
+    [
+        ('simclr_foldr', '--config=simclr_foldr: no recipe of that name, nor a FILE.py; did you '),
+        ('simclr_foldr', 'did you mean simclr_folder?'),
+        ('configs/simclr_folder', 'did you mean simclr_folder?'),
+        ('zzz', 'it is one of byol_cifar10, byol_digits, '),
+        ('nowhere/simclr_folder.py', 'the one that ships is --config=simclr_folder'),
+        ('simclr_imagenet:v3', "--config: simclr_imagenet has no preset 'v3'; it has v1, v2"),
+        ('simclr_digits:v1', "--config: simclr_digits takes no preset, but 'v1' was given"),
+    ],
+)
+def test_a_wrong_name_of_a_recipe(config, words):
+    with pytest.raises(ConfigError) as error:
+        load_file(config)
+    assert words in str(error.value) and '\n' not in str(error.value)
 
 
 def test_another_config_on_a_workdir_lists_what_differs():

@@ -11,6 +11,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / 'simclr_jax'
 # A room imports only from itself and from the rooms below it.
 ROOMS = (
+    '__main__',
+    'cli',
+    'cli_flags',
     'modes',
     'report',
     'tools',
@@ -31,6 +34,7 @@ ROOMS = (
     'config_checks',
     'config',
     'interruption',
+    'command',
     'files',
 )
 # config.py knows the recipe's dataclass, which imports nothing.

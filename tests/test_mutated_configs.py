@@ -1,12 +1,11 @@
 """500 configs with one mistake each: a line that names it, status 2, and nothing slow before."""
 
-import importlib.util
 import pathlib
 import random
 
 import pytest
 
-from simclr_jax import interruption
+from simclr_jax import cli, interruption
 from simclr_jax.config import flatten
 from simclr_jax.config_checks import _CHOICES, _NOT_NEGATIVE, _POSITIVE, _UNIT
 from simclr_jax.config_loading import load
@@ -14,14 +13,6 @@ from simclr_jax.config_loading import load
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = 'configs/simclr_digits.py'
 FIELDS = flatten(load(str(ROOT / CONFIG)))
-
-
-@pytest.fixture(scope='module')
-def run():
-    spec = importlib.util.spec_from_file_location('run', ROOT / 'run.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def misspelt(rng: random.Random) -> tuple[str, str]:
@@ -96,8 +87,8 @@ def impossible(rng: random.Random) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ('mutate', 'number'), [(misspelt, 200), (wrong_type, 150), (impossible, 150)]
 )
-def test_every_mistake_is_a_line_with_status_2(mutate, number, run, tmp_path, monkeypatch, capsys):
-    """In one process; `tests/test_run.py` starts real ones and looks at what they import."""
+def test_every_mistake_is_a_line_with_status_2(mutate, number, tmp_path, monkeypatch, capsys):
+    """In one process; `tests/test_cli.py` starts real ones and looks at what they import."""
     from simclr_jax.modes import eval_data, pretrain
     from simclr_jax.train import setup
 
@@ -116,7 +107,7 @@ def test_every_mistake_is_a_line_with_status_2(mutate, number, run, tmp_path, mo
         field, text = mutate(rng)
         argument = f'--config.{field}={text}'
         try:
-            status = run.main([f'--config={CONFIG}', f'--workdir={tmp_path / "w"}', argument])
+            status = cli.main([f'--config={CONFIG}', f'--workdir={tmp_path / "w"}', argument])
         except BaseException as error:
             accepted.append((argument, repr(error)[:150]))
             continue

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import shlex
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from jax.sharding import Mesh
 from simclr_jax import files, interruption, parallel
 from simclr_jax.augment.pixels import normalize_images
 from simclr_jax.augment.recipe import ViewRecipe
+from simclr_jax.command import command
 from simclr_jax.evaluate import subsets
 from simclr_jax.evaluate.features import Features
 from simclr_jax.evaluate.linear import predict
@@ -280,7 +280,7 @@ class LinearTrainer:
                 checkpoints.close()
                 progress.finish()
                 _say(f'saved step {step} in {self.folder}; the same command goes on from there:\n')
-                _say(f'  python {shlex.join(sys.argv)}')
+                _say(f'  {command()}')
                 sys.exit(interruption.status())
         progress.finish()
         if checkpoints:

@@ -1,0 +1,50 @@
+"""What a command does: a mode is a file here, and a line of `MODES`.
+
+The line says which flags the mode takes. It stands here, rather than in the mode's file, so that a
+command is read without importing JAX: a mistake is answered within a second.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """The command line of one mode.
+
+    Attributes:
+      about: what it does, for --help.
+      flags: what its `main` takes by name; None, or False of a switch, where it is not given.
+      needs: those of `flags` that have to be there; of 'encoder or workdir' exactly one.
+      config: whether it is about a run. It then takes --config, its fields and --workdir, and
+        `main` gets the config and the workdir first.
+      fields: flags that stand for a field of the config.
+    """
+
+    about: str
+    flags: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    config: bool = True
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+MODES = {
+    'pretrain': Mode('trains an encoder without labels, evaluates it and writes a report'),
+    'linear_eval': Mode('evaluates a run again, by a linear classifier', flags=('step',)),
+    'knn': Mode('evaluates a run again, by a vote of nearest neighbours', flags=('step',)),
+    'embed': Mode(
+        'writes a vector for each picture of a folder or a data set',
+        flags=('encoder', 'data', 'output', 'neighbours', 'overwrite'),
+        needs=('encoder', 'data', 'output'),
+        config=False,
+    ),
+    'export': Mode(
+        'writes an encoder as a file, for this library or for another one',
+        flags=('encoder', 'workdir', 'step', 'format', 'output', 'overwrite'),
+        needs=('encoder or workdir', 'format'),
+        config=False,
+    ),
+    'preview': Mode('draws the first images of a run, with their views'),
+    'plan': Mode('says what a run would take on other chips', flags=('topology',)),
+    'bench': Mode('measures a part of a run', flags=('bench',)),
+}

@@ -13,10 +13,10 @@ BENCHES = {
 }
 
 
-def main(config: ConfigDict, workdir: str, name: str | None) -> None:
-    """Runs one benchmark, which prints a table and writes `workdir/bench_<name>.json`."""
-    if name not in BENCHES:
-        flag = '--bench: missing' if name is None else f'--bench={name}: no such benchmark'
-        hint = did_you_mean(name or '', BENCHES)
+def main(config: ConfigDict, workdir: str, bench: str | None) -> None:
+    """Runs one benchmark, which prints a table and writes `workdir/bench_<bench>.json`."""
+    if bench not in BENCHES:
+        flag = '--bench: missing' if bench is None else f'--bench={bench}: no such benchmark'
+        hint = did_you_mean(bench or '', BENCHES)
         raise ConfigError(f'{flag}; it must be one of {", ".join(BENCHES)}{hint}')
-    importlib.import_module(BENCHES[name]).main(config, workdir)
+    importlib.import_module(BENCHES[bench]).main(config, workdir)

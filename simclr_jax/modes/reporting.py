@@ -3,8 +3,6 @@
 import datetime
 import importlib.metadata
 import io
-import shlex
-import sys
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from etils import epath
 import simclr_jax
 from simclr_jax import config as config_lib
 from simclr_jax import files
+from simclr_jax.command import command
 from simclr_jax.data.factory import central_view, reader
 from simclr_jax.evaluate.knn import nearest_neighbours
 from simclr_jax.evaluate.projection import project_2d
@@ -77,7 +76,7 @@ def write_run_report(
         path,
         title=f'{config.method} on {config.data.dataset}',
         summary={
-            'command': _command(),
+            'command': command(),
             'method': config.method,
             'encoder': config.model.encoder,
             'data': f'{config.data.dataset}, {run.source.num_examples:,} training images',
@@ -102,11 +101,6 @@ def write_run_report(
         projection=_projection(test),
         config_text=config_lib.to_json(config),
     )
-
-
-def _command() -> str:
-    """What was typed, quoted for a shell."""
-    return f'python {shlex.join(sys.argv)}'
 
 
 def _versions() -> str:

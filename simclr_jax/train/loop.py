@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from simclr_jax import files, interruption, parallel
+from simclr_jax.command import command
 from simclr_jax.config import ConfigError, RunError
 from simclr_jax.optim.factory import excluded_names
 from simclr_jax.progress import Progress
@@ -101,7 +101,7 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
                 break
     if stop:
         _say(f'saved step {step} in {workdir}; the same command goes on from there:\n')
-        _say(f'  python {shlex.join(sys.argv)}')
+        _say(f'  {command()}')
         sys.exit(interruption.status())
     interruption.finish()
     seconds = log.clock.seconds()

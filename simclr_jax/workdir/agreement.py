@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from etils import epath
@@ -27,6 +27,16 @@ def check_same_config(config: ConfigDict, mode: str) -> None:
     """
     fields = {'--mode': mode} | json.loads(to_json(config))
     _compare({name: value for name, value in fields.items() if name not in _OWN}, 'config')
+
+
+def check_same_flags(flags: Mapping[str, object]) -> None:
+    """Checks that all processes of a mode without a config were given the same flags.
+
+    Raises:
+      ConfigError: in every process, naming those that differ.
+    """
+    own = ('data',)  # as for _OWN
+    _compare({f'--{name}': value for name, value in flags.items() if name not in own}, 'command')
 
 
 def check_same_data(field: str, num_examples: int, label_names: Sequence[str] | None) -> None:

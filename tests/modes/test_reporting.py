@@ -1,8 +1,5 @@
 """What the report says of its own figures."""
 
-import shlex
-import sys
-
 from simclr_jax.modes import reporting, results
 
 ENTRY = {
@@ -35,9 +32,3 @@ def test_figures_of_two_steps_are_not_mixed_without_a_word():
     rows = reporting._table(tables)
     assert len(tables) == 2 and len(rows) == 2
     assert any('step 800' in row for row in rows) and any('step 900' in row for row in rows)
-
-
-def test_the_command_can_be_pasted_into_a_shell(monkeypatch):
-    argv = ['run.py', '--config.eval.train_split=train[:10%]', "--workdir=my 'runs'", '--mode=knn']
-    monkeypatch.setattr(sys, 'argv', argv)
-    assert shlex.split(reporting._command()) == ['python', *argv]

@@ -93,7 +93,10 @@ def rewrite(path, change) -> None:
         (lambda d, t: d['architecture'].update(width='2'), "architecture.width='2': is not of"),
         (lambda d, t: d['architecture'].update(colour=1), 'architecture: has unknown .*colour'),
         (lambda d, t: d['preprocess'].pop('size'), 'preprocess.size: is missing'),
-        (lambda d, t: d['architecture'].update(width=2), r'of shape \(16,\), but .* wants of shape \(32,\)'),
+        (
+            lambda d, t: d['architecture'].update(width=2),
+            r'of shape \(16,\), but .* wants of shape \(32,\)',
+        ),
         (lambda d, t: t.pop('params/encoder/stem_conv/kernel'), 'stem_conv/kernel is missing'),
         (lambda d, t: t.update(more=np.zeros(3, np.float32)), 'wants missing'),
     ],

@@ -1,7 +1,6 @@
-"""The command line, in processes of its own, as a user meets it."""
+"""The command line, most of it in processes of its own, as a user meets it."""
 
 import errno
-import importlib.util
 import os
 import pathlib
 import platform
@@ -10,11 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
 
-from simclr_jax.config import ConfigError
+from simclr_jax import cli
+from simclr_jax.cli_flags import parse
+from simclr_jax.modes import MODES
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = '--config=configs/simclr_digits.py'
@@ -32,62 +34,6 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.fixture(scope='module')
-def command():
-    """The module run.py, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location('run', ROOT / 'run.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize(
-    ('flags', 'words'),
-    [
-        (['--coordinator=h:1'], '--coordinator=h:1: needs --num_processes and --process_id'),
-        (['--num_processes=4', '--process_id=1'], '--num_processes=4: needs --coordinator beside'),
-        (['--process_id=1'], '--process_id=1: needs --coordinator and --num_processes'),
-        (
-            ['--coordinator=h:1', '--num_processes=2', '--process_id=2'],
-            '--process_id=2: must be below --num_processes=2',
-        ),
-        (
-            ['--coordinator=h:1', '--num_processes=0', '--process_id=0'],
-            '--process_id=0: must be below --num_processes=0',
-        ),
-    ],
-)
-def test_flags_of_several_processes_come_together(command, flags, words):
-    with pytest.raises(ConfigError, match=re.escape(words)):
-        command.parse([DIGITS, *flags])
-
-
-@pytest.mark.parametrize(
-    ('argument', 'words'),
-    [
-        ('--epochs=3', '--epochs=3: a field is set as --config.epochs=3'),
-        ('--data.path=/x', '--data.path=/x: a field is set as --config.data.path=/x'),
-        ('config.data.path=/x', 'a field is set as --config.data.path=/x'),
-        ('configs/simclr_folder.py', 'flags look like --config=configs/simclr_folder.py'),
-    ],
-)
-def test_a_field_or_file_without_its_prefix_is_told_how(command, argument, words):
-    with pytest.raises(ConfigError, match=re.escape(words)):
-        command.parse([DIGITS, argument])
-
-
-@pytest.mark.parametrize(
-    ('config', 'workdir'),
-    [
-        ('configs/simclr_digits.py', 'runs/simclr_digits'),
-        ('configs/byol_imagenet.py:40', 'runs/byol_imagenet_40'),
-        ('configs/byol_imagenet.py:100', 'runs/byol_imagenet_100'),
-    ],
-)
-def test_each_preset_has_a_workdir_of_its_own(command, config, workdir):
-    assert command.parse([f'--config={config}'])[0].workdir == workdir
-
-
 @pytest.mark.parametrize(
     ('environment', 'several'),
     [
@@ -101,7 +47,7 @@ def test_each_preset_has_a_workdir_of_its_own(command, config, workdir):
         ({'MEGASCALE_COORDINATOR_ADDRESS': 'a'}, True),
     ],
 )
-def test_a_cluster_is_asked_where_there_is_one(command, monkeypatch, environment, several):
+def test_a_cluster_is_asked_where_there_is_one(monkeypatch, environment, several):
     for name in list(os.environ):
         if name.startswith(('SLURM', 'TPU_WORKER', 'MEGASCALE')):
             monkeypatch.delenv(name)
@@ -109,8 +55,41 @@ def test_a_cluster_is_asked_where_there_is_one(command, monkeypatch, environment
         monkeypatch.setenv(name, value)
     calls = []
     monkeypatch.setattr(jax.distributed, 'initialize', lambda **options: calls.append(options))
-    command.start_processes(command.parse([DIGITS])[0])
+    cli.start_processes(parse([DIGITS])[0])
     assert calls == [{'heartbeat_timeout_seconds': 30}] * several
+
+
+def test_a_mode_without_a_config_gets_its_flags(monkeypatch):
+    got = []
+    module = types.SimpleNamespace(main=lambda **flags: got.append(flags))
+    monkeypatch.setitem(sys.modules, 'simclr_jax.modes.embed', module)
+    monkeypatch.setattr('simclr_jax.interruption.install', lambda: None)
+    arguments = ['--encoder=runs/a', '--data=b', '--output=c.npz', '--neighbours']
+    assert cli.main(['--mode=embed', *arguments]) == 0
+    assert got == [
+        {
+            'encoder': 'runs/a',
+            'data': 'b',
+            'output': 'c.npz',
+            'neighbours': True,
+            'overwrite': False,
+        }
+    ]
+
+
+def test_an_unused_gpu_is_said_for_each_mode_but_a_plan(monkeypatch, capsys):
+    module = types.SimpleNamespace(main=lambda *arguments, **flags: None)
+    monkeypatch.setattr('simclr_jax.train.hardware.unused_gpu', lambda: 'there is a GPU')
+    monkeypatch.setattr('simclr_jax.interruption.install', lambda: None)
+    monkeypatch.setattr(cli, 'keep_freed_memory', lambda: None)
+    warned = set()
+    for name, mode in MODES.items():
+        monkeypatch.setitem(sys.modules, f'simclr_jax.modes.{name}', module)
+        flags = [f'--{need.split(" or ")[0]}=a' for need in mode.needs]
+        assert cli.main([f'--mode={name}', *flags, *[DIGITS][: mode.config]]) == 0
+        if 'warning: there is a GPU' in capsys.readouterr().err:
+            warned.add(name)
+    assert warned == set(MODES) - {'plan'}
 
 
 @pytest.mark.parametrize(
@@ -121,27 +100,27 @@ def test_a_cluster_is_asked_where_there_is_one(command, monkeypatch, environment
         PermissionError(errno.EACCES, 'Permission denied', 'runs/a/report.html'),
     ],
 )
-def test_what_a_disk_answers_is_a_line(command, monkeypatch, capsys, error):
+def test_what_a_disk_answers_is_a_line(monkeypatch, capsys, error):
     def fail(config, workdir):
         raise error
 
     monkeypatch.setattr('simclr_jax.modes.pretrain.main', fail)
     monkeypatch.setattr('simclr_jax.interruption.install', lambda: None)
-    monkeypatch.setattr(command, 'keep_freed_memory', lambda: None)
-    assert command.main([DIGITS]) == 1
+    monkeypatch.setattr(cli, 'keep_freed_memory', lambda: None)
+    assert cli.main([DIGITS]) == 1
     printed = capsys.readouterr().err
     assert f'error: runs/a/report.html: {error.strerror}; mend that' in printed
     assert 'Traceback' not in printed
 
 
-def test_a_bug_is_no_answer_of_a_disk(command, monkeypatch):
+def test_a_bug_is_no_answer_of_a_disk(monkeypatch):
     def fail(config, workdir):
         raise FileNotFoundError(errno.ENOENT, 'No such file or directory', 'x')
 
     monkeypatch.setattr('simclr_jax.modes.pretrain.main', fail)
     monkeypatch.setattr('simclr_jax.interruption.install', lambda: None)
     with pytest.raises(FileNotFoundError):
-        command.main([DIGITS])
+        cli.main([DIGITS])
 
 
 @pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -208,15 +187,15 @@ def test_two_processes_that_were_given_other_things_are_told_before_the_first_st
 def test_help_names_every_mode_and_the_first_command():
     result = run('--help')
     assert result.returncode == 0
-    assert 'python run.py --config=configs/simclr_digits.py' in result.stdout
-    for mode in ('pretrain', 'linear_eval', 'knn', 'preview'):
-        assert mode in result.stdout
+    assert 'python run.py --config=simclr_digits' in result.stdout
+    for mode in MODES:
+        assert f'\n  {mode} ' in result.stdout
 
 
 def test_no_arguments_say_what_to_type():
     result = run()
     assert result.returncode == 2
-    assert 'python run.py --config=configs/simclr_digits.py' in result.stdout
+    assert 'python run.py --config=simclr_digits' in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -226,6 +205,7 @@ def test_no_arguments_say_what_to_type():
         (['--cofig=x'], 'did you mean config?'),
         ([DIGITS, '--mode=knnn'], 'did you mean knn?'),
         ([DIGITS, '--workdir'], '--workdir: needs a value'),
+        (['--config=simclr_digts'], 'did you mean simclr_digits?'),
         ([DIGITS, 'pretrain'], "'pretrain': not a flag"),
         ([DIGITS, '--config.batchsize=3'], 'did you mean batch_size?'),
         ([DIGITS, '--process_id=x'], '--process_id=x'),
@@ -233,7 +213,7 @@ def test_no_arguments_say_what_to_type():
         (['--config=configs/simclr_cifar10.py'], "data.dataset='cifar10': is not prepared"),
         ([DIGITS, '--mode=knn'], 'holds no run'),
         (['--mode=knn', '--workdir=nowhere'], '--workdir=nowhere: holds no run'),
-        ([DIGITS, '--step=20'], '--step=20: needs --mode=linear_eval or knn'),
+        ([DIGITS, '--step=20'], '--step=20: needs --mode=linear_eval, knn or export'),
         ([DIGITS, '--mode=knn', '--step=last'], '--step=last: must be a whole number'),
         ([DIGITS, '--workdir=setup.cfg'], 'is a file'),
     ],
@@ -263,13 +243,13 @@ def test_the_memory_of_a_freed_batch_is_kept():
     script = """
 import ctypes, os, sys
 
-import run
+from simclr_jax import cli
 
 def resident():
     return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
 
 if sys.argv[1] == 'keep':
-    run.keep_freed_memory()
+    cli.keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 before = resident()
@@ -288,14 +268,12 @@ print((resident() - before) / 2**26)
 def test_a_plan_makes_its_own_devices():
     """The plan for 8 devices fails where something has looked at the one that is there."""
     script = """
-import importlib.util, jax
-spec = importlib.util.spec_from_file_location('run', 'run.py')
-run = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(run)
-flags = run.parse(['--config=configs/simclr_digits.py', '--mode=plan', '--topology=cpu:8'])[0]
-run.start_processes(flags)
+import jax
+from simclr_jax import cli, cli_flags
+flags = cli_flags.parse(['--config=simclr_digits', '--mode=plan', '--topology=cpu:8'])[0]
+cli.start_processes(flags)
 from simclr_jax.config import default
-run.settle(default(), flags, ['a note'])
+cli.settle(default(), flags, ['a note'])
 jax.config.update('jax_num_cpu_devices', 8)
 assert len(jax.devices()) == 8
 """

@@ -1,0 +1,202 @@
+"""The command line: processes, dispatch to a mode, and what its errors look like.
+
+`run.py`, `python -m simclr_jax` and the command `simclr-jax` all call `main`.
+"""
+
+import argparse
+import ctypes
+import errno
+import importlib
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Sequence
+
+from simclr_jax import interruption
+from simclr_jax.cli_flags import help_text, parse
+from simclr_jax.config import ConfigError, RunError
+from simclr_jax.config_loading import load, load_saved
+from simclr_jax.modes import MODES
+
+# What a disk or a mount answers: the place and the reason say more than a traceback.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_DISK += (errno.EIO, errno.ESTALE, errno.EISDIR, errno.ENOTDIR)
+_DISK_FIX = 'mend that and give the same command again: what was saved before is whole'
+
+_HEARTBEAT = 30  # seconds without a sign of life, after which a process is taken for dead
+
+
+def start_processes(flags: argparse.Namespace) -> None:
+    """Calls `jax.distributed.initialize` where this is one process of several."""
+    import jax
+
+    if flags.coordinator:
+        jax.distributed.initialize(
+            flags.coordinator,
+            flags.num_processes,
+            flags.process_id,
+            heartbeat_timeout_seconds=_HEARTBEAT,
+        )
+    elif _in_a_cluster():
+        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
+
+
+def _in_a_cluster() -> bool:
+    """Whether a cluster says that this process is one of several, and JAX can ask it which."""
+    return (
+        # Of the step that srun started: a batch script has the job's SLURM_NTASKS, and is alone.
+        int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1
+        or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
+        or 'MEGASCALE_COORDINATOR_ADDRESS' in os.environ
+    )
+
+
+def settle(config, flags: argparse.Namespace, notes: list[str]):
+    """Returns the config with what the machine decides, after printing what was decided and why."""
+    from simclr_jax.train.hardware import settle_config
+
+    if _several_processes():
+        from simclr_jax.workdir.agreement import check_same_config
+
+        check_same_config(config, flags.mode)
+    if flags.mode == 'plan':  # is about other hardware, and makes the devices itself
+        print('\n'.join(notes), end='\n' if notes else '', flush=True)
+        return config
+    config, line = settle_config(config, flags.workdir)
+    notes += [line] if line else []
+    if _is_main_process():
+        print('\n'.join(notes), end='\n' if notes else '', flush=True)
+    warn_of_unused_gpu()
+    return config
+
+
+def warn_of_unused_gpu() -> None:
+    """Says so where there is a GPU that JAX does not use."""
+    from simclr_jax.train.hardware import unused_gpu
+
+    if _is_main_process() and (warning := unused_gpu()):
+        print(f'warning: {warning}', file=sys.stderr, flush=True)
+
+
+def frees_much(config, mode: str) -> bool:
+    """Whether each step frees large buffers; elsewhere evaluation is slower for keeping them."""
+    import jax
+
+    canvases = config.augment.backend == 'jax' and config.data.cache != 'device'
+    trains_on_cpu = mode == 'pretrain' and jax.default_backend() == 'cpu'
+    return canvases or trains_on_cpu or mode == 'bench'
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc not to give freed buffers back to the kernel.
+
+    Batches are freed and asked for anew every step, and the kernel would clear their pages each
+    time: decoding into canvases takes 1.4 times as long that way, and so does a step on a CPU,
+    whose activations are such buffers. The process stays as large as it ever was.
+    """
+    if platform.libc_ver()[0] == 'glibc' and not any(
+        key.startswith('MALLOC_') for key in os.environ
+    ):
+        trim_threshold, mmap_threshold = -1, -3  # of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the flags say; returns the exit status.
+
+    Args:
+      argv: the flags, by default those of this process.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or {'-h', '--help', 'help'} & set(argv):
+        print(help_text(), end='')
+        return 0 if argv else 2
+    interruption.install()
+    try:
+        flags, overrides = parse(argv)
+        if flags.mode != 'pretrain':
+            interruption.uninstall()
+        return _dispatch(flags, overrides) or 0  # a plan that does not fit is 3
+    except (ConfigError, RunError) as error:
+        for line in str(error).splitlines():
+            print(f'error: {line}' if not line.startswith(' ') else line, file=sys.stderr)
+        if _several_processes():
+            from simclr_jax import parallel
+
+            parallel.tell_others(str(error))
+        return _leave(2 if isinstance(error, ConfigError) else 1)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            print(f'error: {_place(error)}: {error.strerror}; {_DISK_FIX}', file=sys.stderr)
+            return _leave(1)
+        if not _several_processes():
+            raise
+        from simclr_jax import parallel
+
+        if told := parallel.told_by_all():
+            own = f'{type(error).__name__}: {error}'.splitlines()[0]
+            told = [line for text in told for line in text.splitlines()]
+            print(
+                'error: another process of this run has ended', *told, sep='\n  ', file=sys.stderr
+            )
+            print(f'  after which this one failed: {own:.200}', file=sys.stderr)
+            return _leave(1)
+        traceback.print_exc()
+        print(
+            'error: another process of this run has died or cannot be reached, or this one failed '
+            'as above; start all of them again, and they go on from the last checkpoint',
+            file=sys.stderr,
+        )
+        return _leave(1)
+
+
+def _dispatch(flags: argparse.Namespace, overrides: dict[str, str]) -> int | None:
+    mode = MODES[flags.mode]
+    given = {name: getattr(flags, name) for name in mode.flags}
+    if not mode.config:
+        start_processes(flags)
+        if _several_processes():
+            from simclr_jax.workdir.agreement import check_same_flags
+
+            check_same_flags({'mode': flags.mode} | given)
+        warn_of_unused_gpu()
+        return _module(flags.mode).main(**given)
+    notes: list[str] = []
+    if flags.config:
+        config = load(flags.config, overrides, notes.append)
+    else:
+        config = load_saved(flags.workdir, overrides)
+    start_processes(flags)
+    config = settle(config, flags, notes)
+    if frees_much(config, flags.mode):
+        keep_freed_memory()
+    return _module(flags.mode).main(config, flags.workdir, **given)
+
+
+def _module(mode: str):
+    return importlib.import_module(f'simclr_jax.modes.{mode}')
+
+
+def _place(error: OSError) -> str:
+    return str(error.filename2 or error.filename or 'a file of the workdir')
+
+
+def _is_main_process() -> bool:
+    from simclr_jax import parallel
+
+    return parallel.is_main_process()
+
+
+def _several_processes() -> bool:
+    return 'jax' in sys.modules and sys.modules['jax'].distributed.is_initialized()
+
+
+def _leave(status: int) -> int:
+    if _several_processes():  # an orderly end would wait for processes that wait for this one
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
