@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from simclr_jax import interruption
+from simclr_jax import interruption, packages
 from simclr_jax.cli_flags import help_text, parse
 from simclr_jax.config import ConfigError, RunError
 from simclr_jax.config_loading import load, load_saved
@@ -129,27 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             parallel.tell_others(str(error))
         return _leave(2 if isinstance(error, ConfigError) else 1)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK:
-            print(f'error: {_place(error)}: {error.strerror}; {_DISK_FIX}', file=sys.stderr)
-            return _leave(1)
-        if not _several_processes():
+        line = _in_a_line(error)
+        if line:
+            print(f'error: {line}', file=sys.stderr)
+        elif _several_processes():
+            _explain_with_others(error)
+        else:
             raise
-        from simclr_jax import parallel
-
-        if told := parallel.told_by_all():
-            own = f'{type(error).__name__}: {error}'.splitlines()[0]
-            told = [line for text in told for line in text.splitlines()]
-            print(
-                'error: another process of this run has ended', *told, sep='\n  ', file=sys.stderr
-            )
-            print(f'  after which this one failed: {own:.200}', file=sys.stderr)
-            return _leave(1)
-        traceback.print_exc()
-        print(
-            'error: another process of this run has died or cannot be reached, or this one failed '
-            'as above; start all of them again, and they go on from the last checkpoint',
-            file=sys.stderr,
-        )
         return _leave(1)
 
 
@@ -180,8 +166,30 @@ def _module(mode: str):
     return importlib.import_module(f'simclr_jax.modes.{mode}')
 
 
-def _place(error: OSError) -> str:
-    return str(error.filename2 or error.filename or 'a file of the workdir')
+def _in_a_line(error: Exception) -> str | None:
+    """Returns what says more than a traceback: of a disk, or of a package that is missing."""
+    if isinstance(error, OSError) and error.errno in _DISK:
+        place = error.filename2 or error.filename or 'a file of the workdir'
+        return f'{place}: {error.strerror}; {_DISK_FIX}'
+    return packages.explain(error) if isinstance(error, ModuleNotFoundError) else None
+
+
+def _explain_with_others(error: Exception) -> None:
+    """Prints what the other processes told, after which this one may have failed."""
+    from simclr_jax import parallel
+
+    if told := parallel.told_by_all():
+        own = f'{type(error).__name__}: {error}'.splitlines()[0]
+        told = [line for text in told for line in text.splitlines()]
+        print('error: another process of this run has ended', *told, sep='\n  ', file=sys.stderr)
+        print(f'  after which this one failed: {own:.200}', file=sys.stderr)
+        return
+    traceback.print_exc()
+    print(
+        'error: another process of this run has died or cannot be reached, or this one failed as '
+        'above; start all of them again, and they go on from the last checkpoint',
+        file=sys.stderr,
+    )
 
 
 def _is_main_process() -> bool:

@@ -35,6 +35,7 @@ ROOMS = (
     'config',
     'interruption',
     'command',
+    'packages',
     'files',
 )
 # config.py knows the recipe's dataclass, which imports nothing.

@@ -63,8 +63,7 @@ def make_mesh(topology: str | None) -> tuple[Mesh, Chip]:
         first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ConfigError(
             f'--topology={topology}: the TPU compiler does not know it or is missing ({first}); '
-            f"`pip install -e '.[tpu]'`, in this project's folder, installs it; names look like "
-            f'{EXAMPLES}'
+            f"`pip install 'jax[tpu]'` installs it; names look like {EXAMPLES}"
         ) from error
     kind = devices[0].device_kind
     if kind not in CHIPS:

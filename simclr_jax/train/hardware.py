@@ -41,8 +41,8 @@ def unused_gpu(driver: pathlib.Path = _NVIDIA_DRIVER) -> str | None:
         return None
     return (
         'this machine has an NVIDIA GPU, but JAX does not use it and runs on the CPU; install '
-        "`pip install -e '.[gpu]'` (CUDA 13, a driver of 580 or later) or `pip install -e "
-        "'.[cuda12]'` (CUDA 12); `nvidia-smi` says which driver there is"
+        "`pip install 'jax[cuda13]'` (a driver of 580 or later) or `pip install 'jax[cuda12]'`; "
+        '`nvidia-smi` says which driver there is'
     )
 
 

@@ -86,6 +86,6 @@ def test_a_gpu_that_jax_does_not_use_is_told(tmp_path, monkeypatch):
     assert jax.default_backend() == 'cpu'
     assert hardware.unused_gpu(driver) is None
     driver.write_text('NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15')
-    assert "'.[cuda12]'" in hardware.unused_gpu(driver)
+    assert "'jax[cuda12]'" in hardware.unused_gpu(driver)
     monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
     assert hardware.unused_gpu(driver) is None

@@ -1,0 +1,136 @@
+"""A wheel, installed in an empty folder where no clone is near, has everything."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PIP = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check']
+RECIPES = {path.stem for path in (ROOT / 'configs').glob('*.py')}
+
+
+# The `test` extra has it. pip would download it for a user who builds a wheel; a test does not.
+needs_setuptools = pytest.mark.skipif(
+    importlib.util.find_spec('setuptools') is None,
+    reason="needs setuptools, which builds the wheel: pip install 'setuptools>=77'",
+)
+
+
+def call(arguments: list, cwd: pathlib.Path, path: str = '', **environment) -> str:
+    done = subprocess.run(
+        [str(argument) for argument in arguments],
+        cwd=cwd,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': path} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, f'{arguments}\n{done.stdout}\n{done.stderr}'
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory) -> pathlib.Path:
+    """What git holds, and no folder that a build has left."""
+    folder = tmp_path_factory.mktemp('source')
+    for name in ('simclr_jax', 'configs'):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.py', 'setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE'):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def installed(source, tmp_path_factory) -> pathlib.Path:
+    """A folder with the wheel's content, as `pip install --target` leaves it."""
+    wheels, target = tmp_path_factory.mktemp('wheel'), tmp_path_factory.mktemp('installed')
+    call([*PIP, 'wheel', '--no-deps', '--no-build-isolation', '-w', wheels, source], source)
+    (wheel,) = wheels.glob('*.whl')
+    call([*PIP, 'install', '--no-deps', '--no-index', '--target', target, wheel], wheels)
+    return target
+
+
+def python(installed: pathlib.Path, cwd: pathlib.Path, *arguments: str, **environment) -> str:
+    return call([sys.executable, *arguments], cwd, str(installed), **environment)
+
+
+@needs_setuptools
+@pytest.mark.slow
+def test_the_wheel_is_imported_and_has_the_recipes(installed, tmp_path):
+    code = (
+        'import simclr_jax; from simclr_jax.config_loading import shipped\n'
+        'print(simclr_jax.__file__, *shipped().values(), sep="\\n")'
+    )
+    package, *recipes = map(pathlib.Path, python(installed, tmp_path, '-c', code).split())
+    assert package == installed / 'simclr_jax/__init__.py'
+    assert {path.stem for path in recipes} == RECIPES
+    assert all(path.is_relative_to(installed) for path in recipes)
+    # Nothing beside the package, such as tests/ or configs/, which other libraries have too.
+    names = {path.name for path in installed.iterdir() if not path.name.endswith('.dist-info')}
+    assert names == {'simclr_jax', 'bin'}
+
+
+@needs_setuptools
+@pytest.mark.slow
+def test_both_commands_of_the_wheel(installed, tmp_path):
+    by_module = python(installed, tmp_path, '-m', 'simclr_jax', '--help')
+    assert '  python -m simclr_jax --config=simclr_digits' in by_module
+    script = installed / 'bin' / 'simclr-jax'
+    by_script = call([script, '--help'], tmp_path, str(installed))
+    assert by_script == by_module.replace('python -m simclr_jax', 'simclr-jax')
+
+
+@needs_setuptools
+@pytest.mark.slow
+def test_the_wheel_pretrains_by_a_recipes_name(installed, tmp_path):
+    flags = [
+        *('--config=simclr_digits', '--config.epochs=1', '--config.optimizer.warmup_epochs=0'),
+        *('--config.eval.after_pretrain=("knn",)', '--config.eval.baselines=False'),
+        *('--config.knn.draws=1', '--config.knn.labels_per_class=()'),
+        *('--config.log.tensorboard=False', '--config.model.encoder=resnet_tiny'),
+    ]
+    printed = python(
+        installed, tmp_path, '-m', 'simclr_jax', *flags, TFDS_DATA_DIR=str(tmp_path / 'data')
+    )
+    run = tmp_path / 'runs/simclr_digits'
+    result = json.loads((run / 'result.json').read_text())
+    assert 0 <= result['knn']['encoder']['all']['mean'] <= 1 and str(run.name) in printed
+    text = (run / 'report.html').read_text()
+    assert re.search(r'python -m simclr_jax --config=simclr_digits', text)
+
+
+@needs_setuptools
+@pytest.mark.slow
+def test_the_source_archive_has_what_a_wheel_is_built_from(source, tmp_path):
+    build = 'from setuptools.build_meta import build_sdist; import sys; build_sdist(sys.argv[1])'
+    call([sys.executable, '-c', build, tmp_path], source)
+    (archive,) = tmp_path.glob('*.tar.gz')
+    shutil.unpack_archive(archive, tmp_path, filter='data')
+    (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert {path.stem for path in (unpacked / 'configs').glob('*.py')} == RECIPES
+
+
+@needs_setuptools
+@pytest.mark.slow
+def test_an_installation_of_a_clone_has_the_recipes_too(source, tmp_path):
+    """`pip install -e .`: a wheel that points to the clone, in a folder that Python starts with."""
+    build = 'from setuptools.build_meta import build_editable as b; import sys; b(sys.argv[1])'
+    call([sys.executable, '-c', build, tmp_path], source)
+    (wheel,) = tmp_path.glob('*.whl')
+    target = tmp_path / 'installed'
+    call([*PIP, 'install', '--no-deps', '--no-index', '--target', target, wheel], tmp_path)
+    code = (
+        f'import site; site.addsitedir({str(target)!r}); import simclr_jax; '
+        'from simclr_jax.config_loading import load; '
+        'print(simclr_jax.__file__, load("byol_folder").method)'
+    )
+    printed = call([sys.executable, '-c', code], tmp_path)
+    assert printed == f'{source / "simclr_jax/__init__.py"} byol\n'
