@@ -134,7 +134,7 @@ rows = parallel.local_rows(200, mesh)
 batches = pipeline.eval_batches(source, batch_size=200, image_size=8, rows=rows)
 options = {'mean': (0.0,), 'std': (1.0,), 'raw_pixels': True}
 options['num_examples'] = source.num_examples
-features = extract_features(Mean(), {'encoder': {}}, batches, mesh, **options)
+features = extract_features({'encoder': Mean()}, {'encoder': {}}, batches, mesh, **options)
 np.testing.assert_array_equal(features.index, np.arange(source.num_examples))
 images = pipeline.read_images(source, np.arange(source.num_examples), image_size=8)
 want = (images / 255).mean((1, 2))

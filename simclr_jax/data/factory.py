@@ -29,17 +29,6 @@ def how_to_open(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def central_view(config: ConfigDict) -> dict[str, Any]:
-    """Returns what evaluation sees of a picture: options of a reader's `eval_batches`."""
-    data = config.data
-    return {
-        'image_size': data.image_size,
-        'crop': data.eval_crop,
-        'interpolation': data.eval_interpolation,
-        'antialias': data.eval_antialias,
-    }
-
-
 def reader(config: ConfigDict) -> types.ModuleType:
     """Returns the module that reads batches and images: one that needs no TensorFlow, if it can."""
     module = 'device' if config.data.cache == 'device' else 'pipeline'

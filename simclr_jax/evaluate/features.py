@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from simclr_jax import parallel
@@ -30,7 +31,7 @@ class Features:
 
 
 def extract_features(
-    encoder,
+    encoders: dict[str, nn.Module],
     variables: dict[str, Tree],
     batches: Iterator[dict[str, np.ndarray]],
     mesh: Mesh,
@@ -40,13 +41,13 @@ def extract_features(
     std: tuple[float, ...],
     raw_pixels: bool,
 ) -> Features:
-    """Runs the encoder in evaluation mode over `batches`; padding is dropped by its mask.
+    """Runs encoders in evaluation mode over `batches`; padding is dropped by its mask.
 
     Every process keeps all features, in one array each that is made beforehand.
 
     Args:
-      encoder: the linen module.
-      variables: name of the feature to the variables of the encoder that makes it.
+      encoders: name of the feature to the linen module that makes it.
+      variables: name of the feature to what that module is applied with.
       batches: `image` `[batch, 1, height, width, channel]` uint8, `label`, `index`, `mask`.
       mesh: the devices.
       num_examples: of the source; each is in one batch.
@@ -57,7 +58,7 @@ def extract_features(
     Raises:
       ValueError: an example is in no batch.
     """
-    step = make_extraction(encoder, mesh, mean=mean, std=std, raw_pixels=raw_pixels)
+    step = make_extraction(encoders, mesh, mean=mean, std=std, raw_pixels=raw_pixels)
     values = {}
     labels, seen = np.full(num_examples, -1, np.int32), np.zeros(num_examples, bool)
 
@@ -87,7 +88,7 @@ def extract_features(
 
 
 def make_extraction(
-    encoder,
+    encoders: dict[str, nn.Module],
     mesh: Mesh,
     *,
     mean: tuple[float, ...],
@@ -103,7 +104,8 @@ def make_extraction(
     def apply(variables, images):
         normalized = normalize_images(images[:, 0], mean, std)
         values = {
-            name: encoder.apply(tree, normalized, train=False) for name, tree in variables.items()
+            name: encoders[name].apply(tree, normalized, train=False)
+            for name, tree in variables.items()
         }
         if raw_pixels:
             values['raw_pixels'] = _shrink(normalized).reshape(len(normalized), -1)

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from simclr_jax.modes.evaluation import evaluate_workdir
+from simclr_jax.modes.run_evaluation import evaluate_workdir
 
 
 def main(config: ConfigDict, workdir: str, step: int | None = None) -> None:

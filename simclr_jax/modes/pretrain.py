@@ -7,8 +7,8 @@ from simclr_jax import parallel
 from simclr_jax.config_checks import warn_of_small_pictures
 from simclr_jax.data.folder_index import describe_bad
 from simclr_jax.modes import results
-from simclr_jax.modes.evaluation import evaluate, prepare_evaluation
 from simclr_jax.modes.reporting import save_views
+from simclr_jax.modes.run_evaluation import evaluate_run, prepare_evaluation
 from simclr_jax.train.loop import train
 from simclr_jax.train.memory import DoesNotFit
 from simclr_jax.train.setup import Run, prepare
@@ -42,7 +42,7 @@ def main(config: ConfigDict, workdir: str) -> None:
             release_workdir(workdir)
             raise
         _keep(workdir, pretrain, views)
-        evaluate(run, workdir, state, data, config.eval.after_pretrain)
+        evaluate_run(run, workdir, state, data, config.eval.after_pretrain)
 
 
 def _keep(workdir: str, pretrain: dict[str, float], views: np.ndarray | None) -> None:

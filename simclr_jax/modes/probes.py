@@ -1,7 +1,7 @@
 """The probes: each says how well the labels can be read off frozen features.
 
-A new one is a function of `(run, workdir, state, train, test)` and its name in `PROBES` here and in
-`config.PROBES`, with a section of that name in `config.default()`.
+A new one is a function of `(subject, config, workdir, train, test)` and its name in `PROBES` here
+and in `config.PROBES`, with a section of that name in `config.default()`.
 """
 
 import dataclasses
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from simclr_jax import parallel
 from simclr_jax.config import ConfigError
@@ -26,8 +28,7 @@ from simclr_jax.evaluate.published import (
     stream_seed,
 )
 from simclr_jax.modes.eval_data import too_few_labels
-from simclr_jax.train.setup import Run
-from simclr_jax.train.state import TrainState
+from simclr_jax.modes.subject import Subject
 
 # Name of the feature ('encoder', 'untrained', 'raw_pixels') to labels a class ('all', '10', ...)
 # to `mean` and `std`, accuracies in [0, 1], and what else the probe tells of itself.
@@ -41,37 +42,47 @@ class Split(NamedTuple):
     features: Features
 
 
-def linear_eval(run: Run, workdir: str, state: TrainState, train: Split, test: Split) -> Accuracies:
+def linear_eval(
+    subject: Subject, config: ConfigDict, workdir: str, train: Split, test: Split
+) -> Accuracies:
     """Logistic regression on the features, or a paper's classifier on augmented pictures."""
-    if run.config.linear_eval.protocol == 'fast':
-        return _of_each_feature(fit_linear, run, 'linear_eval', train, test)
-    return {'encoder': {'all': _published(run, workdir, state, train, test)}}
+    if config.linear_eval.protocol == 'fast':
+        return _of_each_feature(fit_linear, subject, config, 'linear_eval', train, test)
+    return {'encoder': {'all': _published(subject, config, workdir, train, test)}}
 
 
-def knn(run: Run, workdir: str, state: TrainState, train: Split, test: Split) -> Accuracies:
+def knn(
+    subject: Subject, config: ConfigDict, workdir: str, train: Split, test: Split
+) -> Accuracies:
     """A weighted vote of the nearest training pictures."""
-    del workdir, state  # the features say it all
-    settings = run.config.knn
+    del workdir  # nothing is kept there: it takes seconds
+    settings = config.knn
     options = {'k': settings.k, 'temperature': settings.temperature}
-    return _of_each_feature(knn_eval, run, 'knn', train, test, **options)
+    return _of_each_feature(knn_eval, subject, config, 'knn', train, test, **options)
 
 
-PROBES: dict[str, Callable[[Run, str, TrainState, Split, Split], Accuracies]] = {
+PROBES: dict[str, Callable[[Subject, ConfigDict, str, Split, Split], Accuracies]] = {
     'linear_eval': linear_eval,
     'knn': knn,
 }
 
 
-def needs_baselines(run: Run, probe: str) -> bool:
-    """Whether a probe looks at the untrained encoder and at raw pixels too."""
-    published = probe == 'linear_eval' and run.config.linear_eval.protocol != 'fast'
-    return run.config.eval.baselines and not published
+def needs_baselines(config: ConfigDict, probe: str) -> bool:
+    """Whether a probe looks at other encoders, as the untrained one, and at raw pixels too."""
+    published = probe == 'linear_eval' and config.linear_eval.protocol != 'fast'
+    return config.eval.baselines and not published
 
 
 def _of_each_feature(
-    function, run: Run, probe: str, train: Split, test: Split, **options
+    function,
+    subject: Subject,
+    config: ConfigDict,
+    probe: str,
+    train: Split,
+    test: Split,
+    **options,
 ) -> Accuracies:
-    settings, labels = run.config[probe], train.features.labels
+    settings, labels = config[probe], train.features.labels
     names = train.source.label_names
     note = too_few_labels(labels, settings.labels_per_class, names)
     if note and parallel.is_main_process():
@@ -81,8 +92,8 @@ def _of_each_feature(
         'num_classes': len(names),
         'labels_per_class': ('all', *(n for n in settings.labels_per_class if n <= smallest)),
         'draws': settings.draws,
-        'seed': run.config.seed,
-        'mesh': run.mesh,
+        'seed': config.seed,
+        'mesh': subject.mesh,
     }
     return {
         name: function(values, labels, test.features.values[name], test.features.labels, **options)
@@ -90,22 +101,26 @@ def _of_each_feature(
     }
 
 
-def check_protocol(run: Run, train: Source) -> Protocol | None:
+def check_protocol(
+    config: ConfigDict, train: Source, architecture: str, mesh: Mesh
+) -> Protocol | None:
     """Returns the paper's protocol that `linear_eval` names; None for the fast probe.
 
     Args:
-      run: the parts of the run.
+      config: its section `linear_eval`, and whether the views of `augment` are flipped.
       train: what the probe is trained on.
+      architecture: of the encoder, a name of `models.factory.ENCODERS`.
+      mesh: the devices.
 
     Raises:
       ConfigError: its batch does not divide over the devices, or there are fewer examples.
     """
-    config, settings = run.config, run.config.linear_eval
+    settings = config.linear_eval
     if settings.protocol == 'fast':
         return None
     protocol = published_protocol(
         settings.protocol,
-        config.model.encoder,
+        architecture,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         learning_rates=settings.learning_rates,
@@ -113,7 +128,7 @@ def check_protocol(run: Run, train: Source) -> Protocol | None:
     # If pretraining uses no flips (digits, letters), the linear probe must not either.
     flip = min(protocol.view.flip_probability, config.augment.view1.flip_probability)
     view = dataclasses.replace(protocol.view, flip_probability=flip)
-    parallel.check_batch_size('linear_eval.batch_size', protocol.batch_size, run.mesh)
+    parallel.check_batch_size('linear_eval.batch_size', protocol.batch_size, mesh)
     if protocol.batch_size > (1 - HELD_OUT_FRACTION) * train.num_examples:
         raise ConfigError(
             f'linear_eval.batch_size={settings.batch_size}: is {protocol.batch_size} in the '
@@ -124,11 +139,11 @@ def check_protocol(run: Run, train: Source) -> Protocol | None:
 
 
 def _published(
-    run: Run, workdir: str, state: TrainState, train: Split, test: Split
+    subject: Subject, config: ConfigDict, workdir: str, train: Split, test: Split
 ) -> dict[str, Any]:
     from simclr_jax.data import pipeline  # imports TensorFlow
 
-    config, protocol = run.config, check_protocol(run, train.source)
+    protocol = check_protocol(config, train.source, subject.architecture, subject.mesh)
 
     def batches(examples, start_step, total_steps):
         return pipeline.train_batches(
@@ -136,22 +151,22 @@ def _published(
             (protocol.view,),
             seed=stream_seed(config.seed),
             batch_size=protocol.batch_size,
-            image_size=config.data.image_size,
+            image_size=subject.preprocess.size,
             start_step=start_step,
             total_steps=total_steps,
-            rows=parallel.local_rows(protocol.batch_size, run.mesh),
+            rows=parallel.local_rows(protocol.batch_size, subject.mesh),
             workers=config.data.workers,
             drop_remainder=False,  # as every original reads them
         )
 
     trainer = LinearTrainer(
-        run.method.representation(),
-        state.all_variables(),
+        subject.encoder.module,
+        subject.encoder.variables,
         protocol,
-        run.mesh,
+        subject.mesh,
         train.source.num_classes,
-        mean=config.data.mean,
-        std=config.data.std,
+        mean=subject.preprocess.mean,
+        std=subject.preprocess.std,
         seed=config.seed,
         folder=f'{workdir}/linear_eval',
         save_every=config.checkpoint.every_steps,

@@ -7,21 +7,22 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 import simclr_jax
 from simclr_jax import config as config_lib
 from simclr_jax import files
 from simclr_jax.command import command
-from simclr_jax.data.factory import central_view, reader
+from simclr_jax.data.factory import reader
 from simclr_jax.evaluate.knn import nearest_neighbours
 from simclr_jax.evaluate.projection import project_2d
 from simclr_jax.modes import results
 from simclr_jax.modes.probes import PROBES, Split
+from simclr_jax.modes.subject import Subject
 from simclr_jax.report.html import write_report
 from simclr_jax.train.advice import input_advice
 from simclr_jax.train.health import alarms
 from simclr_jax.train.setup import Run
-from simclr_jax.train.state import TrainState
 from simclr_jax.workdir.metrics import read_metrics
 
 _QUERIES, _NEIGHBOURS = 6, 8  # rows and columns of the report's sheet
@@ -46,7 +47,7 @@ def load_views(workdir: str) -> np.ndarray | None:
 
 
 def write_run_report(
-    path: epath.Path, run: Run, workdir: str, state: TrainState, train: Split, test: Split
+    path: epath.Path, run: Run, workdir: str, subject: Subject, train: Split, test: Split
 ) -> None:
     """Writes `report.html` of a run: its figures, curves, views, neighbours and projection.
 
@@ -54,7 +55,7 @@ def write_run_report(
       path: of the page.
       run: the parts of the run.
       workdir: where its metrics, figures and views are.
-      state: whose features are shown.
+      subject: its encoder.
       train: pictures to find neighbours among.
       test: pictures to show.
     """
@@ -82,7 +83,7 @@ def write_run_report(
             'data': f'{config.data.dataset}, {run.source.num_examples:,} training images',
             'workdir': str(epath.Path(workdir)),
             'seed': config.seed,
-            'steps': int(state.step),
+            'steps': subject.about['step'],
             **{k: v for k, v in pretrain.items() if k not in ('steps', 'input_wait')},
             'input_wait': f'{share:.1%} of the time' + (f': {advice}' if advice else ''),
             'bad_pictures': len(run.source.bad) or None,
@@ -97,7 +98,7 @@ def write_run_report(
         metrics=metrics,
         chance={} if chance is None else {'loss': chance},
         views=load_views(workdir),
-        neighbours=_neighbours(run, train, test),
+        neighbours=_neighbours(subject, config, train, test),
         projection=_projection(test),
         config_text=config_lib.to_json(config),
     )
@@ -138,7 +139,7 @@ def _table(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _neighbours(run: Run, train: Split, test: Split) -> dict[str, Any]:
+def _neighbours(subject: Subject, config: ConfigDict, train: Split, test: Split) -> dict[str, Any]:
     features, labels = test.features.values['encoder'], test.features.labels
     # Spread over the split, since data sets are often sorted by class.
     queries = np.linspace(0, len(features) - 1, min(_QUERIES, len(features))).astype(int)
@@ -149,10 +150,8 @@ def _neighbours(run: Run, train: Split, test: Split) -> dict[str, Any]:
     )
 
     def images(split: Split, places: np.ndarray) -> np.ndarray:
-        return reader(run.config).read_images(
-            split.source,
-            split.features.index[places],
-            **central_view(run.config),
+        return reader(config).read_images(
+            split.source, split.features.index[places], **subject.central_view()
         )
 
     names = train.source.label_names

@@ -134,7 +134,7 @@ def _lower_extraction(run: Run, variables) -> jax.stages.Lowered:
         )
         batch = max(batch, protocol.batch_size)
     step = make_extraction(
-        run.method.representation(),
+        dict.fromkeys(variables, run.method.representation()),
         run.mesh,
         mean=data.mean,
         std=data.std,

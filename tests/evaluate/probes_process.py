@@ -55,7 +55,7 @@ def main(output: str, port: str, count: str, number: str) -> None:
         rows = parallel.local_rows(BATCH, mesh)
         parts.append(
             extract_features(
-                Pixels(),
+                {'encoder': Pixels()},
                 {'encoder': {}},
                 batches(images[part], labels[part], rows),
                 mesh,

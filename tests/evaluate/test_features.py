@@ -31,7 +31,7 @@ def batches(images, batch_size):
 def test_features_are_the_encoders_for_every_example_once(variables, devices, batch_size):
     images = np.random.default_rng(0).integers(0, 256, (19, 8, 8, 1)).astype(np.uint8)
     found = extract_features(
-        ENCODER,
+        {'encoder': ENCODER, 'untrained': ENCODER},
         {'encoder': variables, 'untrained': variables},
         batches(images, batch_size),
         parallel.make_mesh(jax.devices()[:devices]),

@@ -159,12 +159,17 @@ def load_digits(data_dir, **linear_eval):
 def test_a_batch_that_cannot_be_is_named_before_anything_runs(data_dir):
     run = prepare(load_digits(data_dir, protocol='simclr'))
     with pytest.raises(ConfigError, match=r'linear_eval\.batch_size=0: is 4096 .* 1297 training'):
-        check_protocol(run, run.source)
+        check_protocol(run.config, run.source, run.config.model.encoder, run.mesh)
     run = prepare(load_digits(data_dir, protocol='simclr', batch_size=100))
     with pytest.raises(ConfigError, match=r'linear_eval\.batch_size=100: .* 8 devices; use 96'):
-        check_protocol(run, run.source)
+        check_protocol(run.config, run.source, run.config.model.encoder, run.mesh)
     run = prepare(load_digits(data_dir))
-    assert check_protocol(run, run.source) is None
+    assert check_protocol(run.config, run.source, run.config.model.encoder, run.mesh) is None
     # A mirrored digit is another sign.
     run = prepare(load_digits(data_dir, protocol='byol', batch_size=64))
-    assert check_protocol(run, run.source).view.flip_probability == 0
+    assert (
+        check_protocol(
+            run.config, run.source, run.config.model.encoder, run.mesh
+        ).view.flip_probability
+        == 0
+    )

@@ -301,10 +301,11 @@ def test_a_papers_batch_is_compared_with_what_the_probe_is_trained_on(data_dir, 
     run = prepare(load(DIGITS, fields | {'eval.train_split': 'train[:80%]'}))
     data = open_eval_data(run.config, run.source, needed=True)
     with pytest.raises(ConfigError, match='the probe has 1038 training examples'):
-        check_protocol(run, data.train)
+        check_protocol(run.config, data.train, 'resnet_tiny', run.mesh)
     run = prepare(load(DIGITS, fields))
     data = open_eval_data(run.config, run.source, needed=True)
-    assert check_protocol(run, data.train).batch_size == 1024  # of 1,297
+    protocol = check_protocol(run.config, data.train, 'resnet_tiny', run.mesh)
+    assert protocol.batch_size == 1024  # of 1,297
 
 
 def test_labels_are_read_whole_or_spread_over_a_large_split(data_dir, monkeypatch):

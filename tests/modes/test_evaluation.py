@@ -13,7 +13,7 @@ from simclr_jax import parallel
 from simclr_jax.config import PROBES as NAMES
 from simclr_jax.config_loading import load
 from simclr_jax.data.factory import open_split
-from simclr_jax.modes import evaluation, results
+from simclr_jax.modes import evaluation, results, run_evaluation
 from simclr_jax.modes.probes import PROBES
 from simclr_jax.modes.reporting import load_views, save_views
 from simclr_jax.train.setup import prepare
@@ -51,9 +51,9 @@ def evaluate(fields, workdir, probes, step=0, encoder='pixels'):
     else:
         run = prepare(config)
         state = run.init()
-    data = evaluation.prepare_evaluation(run, probes)
+    data = run_evaluation.prepare_evaluation(run, probes)
     workdir.mkdir(exist_ok=True)
-    evaluation.evaluate(run, str(workdir), state, data, probes)
+    run_evaluation.evaluate_run(run, str(workdir), state, data, probes)
     return data
 
 
@@ -131,7 +131,7 @@ def test_each_entry_has_its_step_data_and_settings_and_other_rows_stay(data_dir,
 
 
 def test_a_figure_is_written_before_the_next_probe_runs(data_dir, tmp_path, monkeypatch):
-    def fails(run, workdir, state, train, test):
+    def fails(subject, config, workdir, train, test):
         raise RuntimeError('out of memory')
 
     monkeypatch.setitem(PROBES, 'knn', fails)
@@ -146,7 +146,7 @@ def test_what_no_probe_asks_for_is_not_extracted(data_dir, tmp_path, monkeypatch
     """Neither the untrained encoder nor raw pixels, and a part of the pictures for the report."""
     monkeypatch.setattr(evaluation, '_SAMPLE', 50)
     shown = []
-    monkeypatch.setattr(evaluation, 'write_run_report', lambda *args: shown.append(args[-2:]))
+    monkeypatch.setattr(run_evaluation, 'write_run_report', lambda *args: shown.append(args[-2:]))
     evaluate({'data.data_dir': data_dir}, tmp_path, ())
     ((train, test),) = shown
     for split in (train, test):

@@ -1,0 +1,104 @@
+"""Evaluation of a run: what pretraining ends with, and `linear_eval` and `knn` do again."""
+
+from collections.abc import Sequence
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from simclr_jax import config as config_lib
+from simclr_jax import parallel
+from simclr_jax.modes.eval_data import EvalData, open_eval_data
+from simclr_jax.modes.evaluation import check_evaluation, evaluate
+from simclr_jax.modes.reporting import write_run_report
+from simclr_jax.modes.subject import Network, Subject
+from simclr_jax.train.out_of_memory import EVALUATION, explained
+from simclr_jax.train.setup import Run, prepare
+from simclr_jax.train.state import TrainState
+from simclr_jax.weights.description import Preprocess
+from simclr_jax.workdir.claim import check_claim
+from simclr_jax.workdir.programs import keep_programs
+from simclr_jax.workdir.reader import find_step, restore
+
+
+def evaluate_workdir(config: ConfigDict, workdir: str, probe: str, step: int | None = None) -> None:
+    """Evaluates a checkpoint of a workdir by one probe; a run may be training there.
+
+    Args:
+      config: of the run; its free fields may differ.
+      workdir: of the run.
+      probe: a name of `PROBES`.
+      step: of the checkpoint; the last one where None.
+
+    Raises:
+      ConfigError: the workdir holds no run, another run, or no such checkpoint; or the data to
+        evaluate on are not there or have no labels.
+    """
+    saved = epath.Path(workdir) / 'config.json'
+    if not saved.exists():
+        raise config_lib.ConfigError(
+            f'--workdir={workdir}: holds no run; pretrain first, or name the workdir of a run'
+        )
+    held = check_claim(config, workdir)
+    keep_programs(workdir)
+    found = find_step(workdir, step)
+    run = prepare(config, held)
+    data = prepare_evaluation(run, (probe,), needed=True)
+    state = restore(workdir, found, run.abstract_state(), latest=step is None)
+    evaluate_run(run, workdir, state, data, (probe,))
+
+
+def prepare_evaluation(run: Run, probes: Sequence[str], *, needed: bool = False) -> EvalData:
+    """Opens and checks everything that `evaluate_run` opens, and says what a user should know.
+
+    Raises:
+      ConfigError: as `open_eval_data` and `check_protocol`.
+    """
+    data = open_eval_data(run.config, run.source, needed=needed)
+    check_evaluation(run.config, data, probes, run.config.model.encoder, run.mesh)
+    return data
+
+
+@explained('evaluation', EVALUATION)
+def evaluate_run(
+    run: Run, workdir: str, state: TrainState, data: EvalData, probes: Sequence[str]
+) -> None:
+    """Evaluates a run's encoder; writes `result.json` after each probe, and `report.html`.
+
+    Args:
+      run: the parts of the run.
+      workdir: where the results go; figures of other probes that are there already are kept.
+      state: whose encoder is evaluated.
+      data: what is trained and tested on.
+      probes: as `evaluate` takes them.
+    """
+    subject = subject_of(run, state)
+    train, test = evaluate(subject, run.config, workdir, data, probes)
+    if parallel.is_main_process():
+        report = epath.Path(workdir) / 'report.html'
+        write_run_report(report, run, workdir, subject, train, test)
+        print(f'report    {report}', flush=True)
+
+
+def subject_of(run: Run, state: TrainState) -> Subject:
+    """Returns the encoder of a train state, and the one that was never trained beside it."""
+    config, data = run.config, run.config.data
+    module = run.method.representation()
+    layer = {'eval_layer': config.simclr.eval_layer} if config.method == 'simclr' else {}
+    return Subject(
+        Network(module, state.all_variables()),
+        Preprocess(
+            size=data.image_size,
+            crop=data.eval_crop,
+            interpolation=data.eval_interpolation,
+            antialias=data.eval_antialias,
+            mean=data.mean,
+            std=data.std,
+            channels=run.source.image_shape[-1],
+            intensity=run.source.intensity,
+        ),
+        run.mesh,
+        config.model.encoder,
+        others=lambda: {'untrained': Network(module, run.init().all_variables())},
+        about={'step': int(state.step)},
+        settings=layer,
+    )
