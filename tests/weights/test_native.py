@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import sys
 
 import jax
 import numpy as np
@@ -11,36 +13,16 @@ import safetensors.numpy
 
 from simclr_jax.config import ConfigError
 from simclr_jax.weights import native
-from simclr_jax.weights.description import (
-    Architecture,
-    Head,
-    Preprocess,
-    Weights,
-    expected_shapes,
-    flat,
-)
+from simclr_jax.weights.description import Architecture, Head, flat
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from random_weights import random_weights
 
 ARCHITECTURES = [
     Architecture('resnet_tiny', stem='small'),
     Architecture('resnet18', padding='simclr', head=Head(16, 8, 3, output_norm='scale_only')),
     Architecture('vit_ti16', num_heads=3, positions='learned', pooling='mean'),
 ]
-
-
-def random_weights(architecture, **preprocess) -> Weights:
-    """Variables that no initialization gives, all different."""
-    preprocess = Preprocess(32, **preprocess)
-    rng, variables = np.random.default_rng(0), {}
-    for name, shape in expected_shapes(architecture, preprocess).items():
-        *parts, last = name.split('/')
-        tree = variables
-        for part in parts:
-            tree = tree.setdefault(part, {})
-        value = rng.normal(size=shape)
-        fan_in = np.prod(shape[:-1]) if last == 'kernel' else 1
-        value = value * fan_in**-0.5 if last == 'kernel' else np.abs(value) * 0.1 + 0.5
-        tree[last] = value.astype(np.float32)
-    return Weights(architecture, preprocess, {'method': 'simclr', 'steps': 3}, variables)
 
 
 @pytest.mark.parametrize('architecture', ARCHITECTURES, ids=lambda a: a.encoder)

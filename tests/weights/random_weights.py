@@ -1,0 +1,30 @@
+"""Encoders with variables that no initialization gives, all different."""
+
+import numpy as np
+
+from simclr_jax.weights.description import Architecture, Preprocess, Weights, expected_shapes
+
+
+def random_weights(architecture: Architecture, size: int = 32, **preprocess) -> Weights:
+    preprocess = Preprocess(size, **preprocess)
+    rng, variables = np.random.default_rng(0), {}
+    for name, shape in expected_shapes(architecture, preprocess).items():
+        *parts, last = name.split('/')
+        tree = variables
+        for part in parts:
+            tree = tree.setdefault(part, {})
+        tree[last] = _draw(rng, parts, last, shape)
+    return Weights(architecture, preprocess, {'method': 'simclr', 'steps': 3}, variables)
+
+
+def _draw(rng, parts: list[str], last: str, shape: tuple[int, ...]) -> np.ndarray:
+    value = rng.normal(size=shape)
+    if last == 'kernel':
+        # Those of queries, keys and values are [dim, head, dim of a head].
+        mixes = parts[-1] in ('query', 'key', 'value')
+        value *= np.prod(shape[:1] if mixes else shape[:-1]) ** -0.5
+    elif last in ('scale', 'var'):
+        value = np.abs(value) * 0.1 + 0.5
+    elif last in ('bias', 'mean'):
+        value *= 0.1
+    return value.astype(np.float32)
