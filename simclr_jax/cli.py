@@ -7,15 +7,19 @@ import argparse
 import ctypes
 import errno
 import importlib
+import json
 import os
 import platform
 import sys
 import traceback
 from collections.abc import Sequence
 
-from simclr_jax import interruption, packages
+from etils import epath
+from ml_collections import ConfigDict
+
+from simclr_jax import config_auto, interruption, packages
 from simclr_jax.cli_flags import help_text, parse
-from simclr_jax.config import ConfigError, RunError
+from simclr_jax.config import ConfigError, RunError, to_json
 from simclr_jax.config_loading import load, load_saved
 from simclr_jax.modes import MODES
 
@@ -52,23 +56,15 @@ def _in_a_cluster() -> bool:
     )
 
 
-def settle(config, flags: argparse.Namespace, notes: list[str]):
-    """Returns the config with what the machine decides, after printing what was decided and why."""
-    from simclr_jax.train.hardware import settle_config
+def settle(config: ConfigDict, workdir: str) -> tuple[ConfigDict, str | None]:
+    """Returns the config with what the machine decides, and a line that says what and why."""
+    from simclr_jax.train import hardware
 
-    if _several_processes():
-        from simclr_jax.workdir.agreement import check_same_config
-
-        check_same_config(config, flags.mode)
-    if flags.mode == 'plan':  # is about other hardware, and makes the devices itself
-        print('\n'.join(notes), end='\n' if notes else '', flush=True)
-        return config
-    config, line = settle_config(config, flags.workdir)
-    notes += [line] if line else []
-    if _is_main_process():
-        print('\n'.join(notes), end='\n' if notes else '', flush=True)
-    warn_of_unused_gpu()
-    return config
+    if not config.auto:
+        return config, None
+    saved = epath.Path(workdir) / 'config.json'
+    began_with = saved.read_text() if saved.is_file() else None
+    return config_auto.settle(config, hardware.find(), began_with)
 
 
 def warn_of_unused_gpu() -> None:
@@ -140,30 +136,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(flags: argparse.Namespace, overrides: dict[str, str]) -> int | None:
-    mode = MODES[flags.mode]
+    mode, config, notes = MODES[flags.mode], None, []
     given = {name: getattr(flags, name) for name in mode.flags}
-    if not mode.config:
-        start_processes(flags)
-        if _several_processes():
-            from simclr_jax.workdir.agreement import check_same_flags
-
-            check_same_flags({'mode': flags.mode} | given)
-        warn_of_unused_gpu()
-        return _module(flags.mode).main(**given)
-    notes: list[str] = []
-    if flags.config:
+    if mode.config and flags.config:
         config = load(flags.config, overrides, notes.append)
-    else:
+    elif mode.config:
         config = load_saved(flags.workdir, overrides)
     start_processes(flags)
-    config = settle(config, flags, notes)
-    if frees_much(config, flags.mode):
+    if _several_processes():
+        from simclr_jax.workdir.agreement import check_same_command
+
+        fields = json.loads(to_json(config)) if mode.config else {}
+        named = {f'--{name}': value for name, value in ({'mode': flags.mode} | given).items()}
+        check_same_command(named | fields)
+    if (
+        mode.config and flags.mode != 'plan'
+    ):  # is about other hardware, and makes the devices itself
+        config, line = settle(config, flags.workdir)
+        notes += [line] if line else []
+    if notes and (flags.mode == 'plan' or _is_main_process()):
+        print(*notes, sep='\n', flush=True)
+    if flags.mode != 'plan':
+        warn_of_unused_gpu()
+    if mode.config and frees_much(config, flags.mode):
         keep_freed_memory()
-    return _module(flags.mode).main(config, flags.workdir, **given)
-
-
-def _module(mode: str):
-    return importlib.import_module(f'simclr_jax.modes.{mode}')
+    module = importlib.import_module(f'simclr_jax.modes.{flags.mode}')
+    return module.main(*((config, flags.workdir) if mode.config else ()), **given)
 
 
 def _in_a_line(error: Exception) -> str | None:

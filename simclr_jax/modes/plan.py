@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import parallel
 from simclr_jax.config_auto import settle
+from simclr_jax.config_smaller import changed
 from simclr_jax.tools.plan import (
     assemble_without_data,
     estimate,
@@ -19,7 +20,6 @@ from simclr_jax.tools.plan import (
 )
 from simclr_jax.tools.plan_evaluation import estimate_evaluation, format_evaluation
 from simclr_jax.train.out_of_memory import EVALUATION
-from simclr_jax.train.smaller import changed
 
 DOES_NOT_FIT = 3  # exit status
 

@@ -21,13 +21,13 @@ from ml_collections import ConfigDict
 from simclr_jax import parallel
 from simclr_jax.config import ConfigError, as_flags, canvas_side
 from simclr_jax.config_auto import GIB, Hardware
-from simclr_jax.data.known import known_source
+from simclr_jax.config_smaller import changed, changes
 from simclr_jax.data.sources import Source
 from simclr_jax.tools.chips import CHIPS, Chip, devices_of
+from simclr_jax.tools.known import known_source
 from simclr_jax.tools.program import cost
 from simclr_jax.train.out_of_memory import is_out_of_memory, refused
 from simclr_jax.train.setup import Run, assemble
-from simclr_jax.train.smaller import changed, changes
 
 EXAMPLES = '--topology=v5e:16x16, --topology=v4:4x4x4 or --topology=cpu:8'
 _ASSUMED = 1_000_000  # images, where their number is not known

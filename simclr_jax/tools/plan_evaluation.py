@@ -14,11 +14,11 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from simclr_jax import parallel
-from simclr_jax.data.known import known_source
 from simclr_jax.evaluate import knn, linear, logistic
 from simclr_jax.evaluate.features import RAW_PIXELS_SIZE, make_extraction
 from simclr_jax.evaluate.published import published_protocol
 from simclr_jax.tools.chips import Chip
+from simclr_jax.tools.known import known_source
 from simclr_jax.train.memory import program_bytes
 from simclr_jax.train.out_of_memory import is_out_of_memory, refused
 from simclr_jax.train.setup import Run

@@ -4,10 +4,8 @@ import os
 import pathlib
 
 import jax
-from etils import epath
-from ml_collections import ConfigDict
 
-from simclr_jax.config_auto import Hardware, settle
+from simclr_jax.config_auto import Hardware
 
 _CGROUPS = pathlib.Path('/sys/fs/cgroup')
 _NVIDIA_DRIVER = pathlib.Path('/proc/driver/nvidia/version')
@@ -24,14 +22,6 @@ def find() -> Hardware:
         memory=device_memory(device),
         bfloat16=computes_bfloat16(device),
     )
-
-
-def settle_config(config: ConfigDict, workdir: str) -> tuple[ConfigDict, str | None]:
-    """Chooses by the hardware what `config.auto` lists; see `config_auto.settle`."""
-    if not config.auto:
-        return config, None
-    saved = epath.Path(workdir) / 'config.json'
-    return settle(config, find(), saved.read_text() if saved.is_file() else None)
 
 
 def unused_gpu(driver: pathlib.Path = _NVIDIA_DRIVER) -> str | None:

@@ -15,10 +15,10 @@ import numpy as np
 from simclr_jax import parallel
 from simclr_jax.config import ConfigError, as_flags, canvas_side
 from simclr_jax.config_auto import GIB, choose
+from simclr_jax.config_smaller import changed, changes, down_to
 from simclr_jax.train import hardware
 from simclr_jax.train.out_of_memory import is_out_of_memory, refused
 from simclr_jax.train.setup import Run, assemble
-from simclr_jax.train.smaller import changed, changes, down_to
 
 IN_FLIGHT = 2  # steps that are on their way on the devices beside the one that is being made
 _TRIES = 3  # settings of a kind; each is compiled

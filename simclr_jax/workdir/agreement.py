@@ -9,34 +9,25 @@ from collections.abc import Mapping, Sequence
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 
 from simclr_jax import files, parallel
-from simclr_jax.config import ConfigError, to_json
+from simclr_jax.config import ConfigError
 
 # Each machine may have its own folders, and its own number of cores to read them with.
-_OWN = ('data.data_dir', 'data.path', 'eval.path', 'data.workers')
+_OWN = ('--data', 'data.data_dir', 'data.path', 'eval.path', 'data.workers')
 _PATIENCE = 15.0  # seconds for a network file system to show a new file
 
 
-def check_same_config(config: ConfigDict, mode: str) -> None:
-    """Checks that all processes were given the same mode and config.
+def check_same_command(given: Mapping[str, object]) -> None:
+    """Checks that all processes were given the same flags and fields of a config.
 
-    Raises:
-      ConfigError: in every process, naming the fields that differ.
-    """
-    fields = {'--mode': mode} | json.loads(to_json(config))
-    _compare({name: value for name, value in fields.items() if name not in _OWN}, 'config')
-
-
-def check_same_flags(flags: Mapping[str, object]) -> None:
-    """Checks that all processes of a mode without a config were given the same flags.
+    Args:
+      given: the value of each, under its name, as `--mode` or `data.path`.
 
     Raises:
       ConfigError: in every process, naming those that differ.
     """
-    own = ('data',)  # as for _OWN
-    _compare({f'--{name}': value for name, value in flags.items() if name not in own}, 'command')
+    _compare({name: value for name, value in given.items() if name not in _OWN}, 'command')
 
 
 def check_same_data(field: str, num_examples: int, label_names: Sequence[str] | None) -> None:

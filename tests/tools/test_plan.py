@@ -14,11 +14,11 @@ from PIL import Image
 from simclr_jax.config import ConfigError
 from simclr_jax.config_auto import GIB
 from simclr_jax.config_loading import load
-from simclr_jax.data.known import known_source
 from simclr_jax.modes import plan as plan_mode
 from simclr_jax.tools import plan as plan_module
 from simclr_jax.tools import plan_evaluation
 from simclr_jax.tools.chips import CHIPS, Chip
+from simclr_jax.tools.known import known_source
 from simclr_jax.tools.plan import make_mesh, suggest
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -11,12 +11,12 @@ from simclr_jax import parallel
 from simclr_jax.config import ConfigError, RunError
 from simclr_jax.config_auto import GIB
 from simclr_jax.config_loading import load
+from simclr_jax.config_smaller import changed, changes, down_to
 from simclr_jax.data.sources import Source
 from simclr_jax.modes import evaluation, pretrain
 from simclr_jax.train import hardware, memory
 from simclr_jax.train.out_of_memory import TRAINING, explained, is_out_of_memory, refused
 from simclr_jax.train.setup import assemble
-from simclr_jax.train.smaller import changed, changes, down_to
 
 ROOT = pathlib.Path(__file__).parents[2]
 

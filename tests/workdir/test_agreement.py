@@ -8,18 +8,18 @@ import sys
 
 import pytest
 
-from simclr_jax.config import default
 from simclr_jax.workdir import agreement
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 SCRIPT = """
+import json
 import sys
 import jax
 
 jax.distributed.initialize('127.0.0.1:' + sys.argv[1], 2, int(sys.argv[2]))
 from simclr_jax import parallel
-from simclr_jax.config import ConfigError, default
+from simclr_jax.config import ConfigError, default, to_json
 from simclr_jax.workdir import agreement
 
 agreement._PATIENCE = 1.0
@@ -34,13 +34,17 @@ def told(check, *arguments):
         print('TOLD', str(error).replace(chr(10), ' '))
 
 
+def told_command(config, mode='pretrain'):
+    told(agreement.check_same_command, {'--mode': mode} | json.loads(to_json(config)))
+
+
 config = default()
-told(agreement.check_same_config, config, 'pretrain')
+told_command(config)
 config.data.data_dir = f'/disk{me}'  # each machine's own
-told(agreement.check_same_config, config, 'pretrain')
+told_command(config)
 config.seed, config.optimizer.learning_rate = me, 0.1 + me
-told(agreement.check_same_config, config, 'pretrain')
-told(agreement.check_same_config, default(), ('pretrain', 'knn')[me])
+told_command(config)
+told_command(default(), ('pretrain', 'knn')[me])
 told(agreement.check_same_data, 'data.train_split', 10, ('a', 'b'))
 told(agreement.check_same_data, 'data.train_split', 10 + me, ('a', 'b'))
 told(agreement.check_same_data, 'data.train_split', 10, (('a', 'b'), ('b', 'a'))[me])
@@ -75,7 +79,7 @@ def test_two_processes_are_told_what_differs(tmp_path):
         lines = [line for line in output.splitlines() if line.startswith(('AGREED', 'TOLD'))]
         same, folders, seed, mode, data, more, order, shared, local, missing = lines
         assert same == folders == data == shared == 'AGREED'
-        assert 'process 1 has another config than process 0' in seed
+        assert 'process 1 has another command than process 0' in seed
         assert 'seed: 0 in process 0, 1 in process 1' in seed
         assert 'optimizer.learning_rate: 0.1 in process 0, 1.1 in process 1' in seed
         assert "--mode: 'pretrain' in process 0, 'knn' in process 1" in mode
@@ -87,7 +91,7 @@ def test_two_processes_are_told_what_differs(tmp_path):
 
 
 def test_one_process_agrees_with_itself_and_writes_nothing(tmp_path):
-    agreement.check_same_config(default(), 'pretrain')
+    agreement.check_same_command({'--mode': 'embed', '--encoder': None})
     agreement.check_same_data('data.train_split', 10, None)
     agreement.check_shared(str(tmp_path))
     assert not list(tmp_path.iterdir())
