@@ -247,17 +247,13 @@ def config_of(weights: Weights) -> dict[str, Any]:
             'interpolation': preprocess.interpolation,
             'crop_pct': preprocess.crop,
             'crop_mode': 'center',
-            'mean': _per_channel(preprocess.mean, channels),
-            'std': _per_channel(preprocess.std, channels),
+            'mean': torch_layout.per_channel(preprocess.mean, channels),
+            'std': torch_layout.per_channel(preprocess.std, channels),
             'num_classes': 0,
             'first_conv': 'patch_embed.proj' if architecture.is_vit else 'conv1',
             'classifier': 'head' if architecture.is_vit else 'fc',
         },
     }
-
-
-def _per_channel(values: tuple[float, ...], channels: int) -> list[float]:
-    return list(values) if len(values) == channels else list(values) * channels
 
 
 def lines(weights: Weights, folder: str) -> list[str]:

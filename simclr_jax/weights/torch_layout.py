@@ -178,8 +178,8 @@ def _listed(keys: Sequence[str]) -> str:
 
 def without(tensors: Tensors, *prefixes: str) -> tuple[dict[str, np.ndarray], list[str]]:
     """Takes out what begins with a prefix; returns the rest, and the keys that were dropped."""
-    dropped = sorted(key for key in tensors if key.startswith(prefixes))
-    return {key: tensors[key] for key in tensors if key not in set(dropped)}, dropped
+    kept = {key: value for key, value in tensors.items() if not key.startswith(prefixes)}
+    return kept, sorted(tensors.keys() - kept.keys())
 
 
 def resnet_of(
@@ -279,6 +279,11 @@ def imagenet(size: int, channels: int) -> Preprocess:
     if channels == 1:
         fields |= {'mean': (0.449,), 'std': (0.226,)}
     return Preprocess(**TORCHVISION.__dict__ | fields)
+
+
+def per_channel(values: tuple[float, ...], channels: int) -> list[float]:
+    """Returns one number a channel, as other libraries want them."""
+    return list(values) if len(values) == channels else list(values) * channels
 
 
 def shapes_of(architecture: Architecture, preprocess: Preprocess, what: str) -> dict[str, tuple]:

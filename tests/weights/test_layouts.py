@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from simclr_jax.config import ConfigError
-from simclr_jax.weights import timm, torchvision
+from simclr_jax.weights import timm, torch_layout, torchvision, transformers
 from simclr_jax.weights.description import Architecture, Head, Preprocess, check_variables, flat
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from random_weights import random_weights
 
-LAYOUTS = {'torchvision': torchvision, 'timm': timm}
+LAYOUTS = {'torchvision': torchvision, 'timm': timm, 'transformers': transformers}
 RESNETS = [
     Architecture('resnet18'),
     Architecture('resnet50', head=Head(16, 8)),
@@ -28,6 +28,8 @@ VITS = [
     Architecture('vit_ti16', pooling='mean'),
     Architecture('vit_ti16', pooling='mean', positions='learned'),
 ]
+MEAN = [architecture for architecture in VITS if architecture.pooling == 'mean']
+CANNOT = {'torchvision': MEAN, 'timm': RESNETS[2:], 'transformers': [*MEAN, RESNETS[2]]}
 CASES = [(layout, architecture) for layout in LAYOUTS for architecture in [*RESNETS, *VITS]]
 
 
@@ -40,6 +42,16 @@ def name_of(value):
     return None
 
 
+def beside(layout, weights):
+    """What a layout has beside its tensors, or the user says."""
+    if layout == 'torchvision':
+        return {'num_heads': weights.architecture.num_heads or 3}
+    config = {'config': LAYOUTS[layout].config_of(weights)}
+    if layout == 'transformers':
+        config['preprocessor'] = transformers.preprocessor_of(weights)
+    return config
+
+
 @pytest.mark.parametrize(('layout', 'architecture'), CASES, ids=name_of)
 def test_there_and_back_is_bit_identical(layout, architecture):
     module = LAYOUTS[layout]
@@ -49,32 +61,23 @@ def test_there_and_back_is_bit_identical(layout, architecture):
         tensors = module.to_tensors(weights)
     except ConfigError as error:
         assert f'--format={layout}: cannot express' in str(error)
-        assert (layout, architecture.pooling) == ('torchvision', 'mean') or (
-            layout == 'timm' and (architecture.stem, architecture.width) != ('imagenet', 1)
-        )
+        assert architecture in CANNOT[layout]
         return
+    assert architecture not in CANNOT[layout]
     assert all(value.flags.c_contiguous for value in tensors.values())
     assert module.recognizes({key: value.shape for key, value in tensors.items()})
-    options = {'num_heads': architecture.num_heads or 3} if architecture.is_vit else {}
-    found = module.from_tensors(tensors, 'file', **options)
+    found = module.from_tensors(tensors, 'file', **beside(layout, weights))
     check_variables(found, 'file')
-    assert dataclasses.replace(found.architecture, num_heads=0) == dataclasses.replace(
-        architecture, head=None, num_heads=0
-    )
+    assert found.architecture == dataclasses.replace(architecture, head=None)
     want, have = flat(weights.variables), flat(found.variables)
     assert have.keys() == {name for name in want if '/projector/' not in name}
     assert all(np.array_equal(want[name], have[name]) for name in have)
     # What a state dict cannot say is in the metadata of an exported file.
-    metadata = module_metadata(weights)
-    found = module.from_tensors(tensors, 'file', metadata=metadata)
+    options = beside(layout, weights) if layout == 'transformers' else {}
+    options |= {'metadata': torch_layout.metadata(weights)}
+    found = module.from_tensors(tensors, 'file', **options)
     assert found.architecture == dataclasses.replace(architecture, head=None)
     assert found.preprocess == weights.preprocess
-
-
-def module_metadata(weights):
-    from simclr_jax.weights import torch_layout
-
-    return torch_layout.metadata(weights)
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
@@ -95,7 +98,7 @@ def test_what_a_layout_cannot_express_is_refused_with_the_reason(layout, archite
         LAYOUTS[layout].to_tensors(weights)
 
 
-@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('layout', ['torchvision', 'timm'])
 def test_classifiers_are_dropped_and_said_so(layout):
     tensors = LAYOUTS[layout].to_tensors(random_weights(Architecture('resnet18')))
     tensors |= {'fc.weight': np.zeros((10, 512), np.float32), 'fc.bias': np.zeros(10, np.float32)}
@@ -106,7 +109,7 @@ def test_classifiers_are_dropped_and_said_so(layout):
     )
 
 
-@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('layout', ['torchvision', 'timm'])
 @pytest.mark.parametrize(
     ('change', 'match'),
     [
@@ -162,3 +165,72 @@ def test_the_config_of_timm_says_heads_and_preprocessing():
     ]:
         with pytest.raises(ConfigError, match=f'file: .*{match}'):
             timm.from_tensors(tensors, 'file', config=config | change)
+
+
+def test_transformers_with_a_classifier_and_with_the_names_of_version_5():
+    weights = random_weights(Architecture('vit_ti16'), mean=(0.5,) * 3, std=(0.5,) * 3)
+    options, tensors = beside('transformers', weights), transformers.to_tensors(weights)
+    new = {
+        'encoder.layer.': 'layers.',
+        'attention.attention.query': 'attention.q_proj',
+        'attention.attention.key': 'attention.k_proj',
+        'attention.attention.value': 'attention.v_proj',
+        'attention.output.dense': 'attention.o_proj',
+        'intermediate.dense': 'mlp.fc1',
+        'output.dense': 'mlp.fc2',
+    }
+    renamed = {'classifier.weight': np.zeros((10, 192), np.float32)}
+    for key, value in tensors.items():
+        for old, name in new.items():
+            key = key.replace(old, name)
+        renamed[f'vit.{key}'] = value
+    assert transformers.recognizes({key: value.shape for key, value in renamed.items()})
+    found = transformers.from_tensors(renamed, 'folder', **options)
+    assert found.origin['dropped'] == ['classifier.weight']
+    want, have = flat(weights.variables), flat(found.variables)
+    assert want.keys() == have.keys()
+    assert all(np.array_equal(want[name], have[name]) for name in want)
+    for field, value, match in [
+        ('model_type', 'dinov2', "model_type='dinov2'; known are"),
+        ('hidden_act', 'gelu_new', "hidden_act='gelu_new'; only 'gelu'"),
+        ('layer_norm_eps', None, 'layer_norm_eps=None'),
+        ('num_attention_heads', 5, 'num_heads=5 does not divide'),
+    ]:
+        with pytest.raises(ConfigError, match=f'folder: .*{match}'):
+            config = options['config'] | {field: value}
+            transformers.from_tensors(tensors, 'folder', config=config)
+    with pytest.raises(ConfigError, match=r'needs its config\.json'):
+        transformers.from_tensors(tensors, 'folder')
+
+
+@pytest.mark.parametrize(
+    ('preprocessor', 'want'),
+    [
+        # google/vit-base-patch16-224, microsoft/resnet-50 and facebook/dinov2-base.
+        ({'size': 224, 'resample': 2}, (224, 1.0, 'bilinear')),
+        (
+            {'size': {'shortest_edge': 224}, 'crop_pct': 0.875, 'resample': 3},
+            (224, 0.875, 'bicubic'),
+        ),
+        (
+            {
+                'size': {'shortest_edge': 256},
+                'do_center_crop': True,
+                'crop_size': {'height': 224, 'width': 224},
+                'resample': 3,
+            },
+            (224, 0.875, 'bicubic'),
+        ),
+        ({'size': {'height': 224, 'width': 384}}, 'not that of a square'),
+        ({'size': 224, 'resample': 1}, 'resample=1'),
+        ({'size': 224, 'do_rescale': False}, '255'),
+    ],
+)
+def test_the_preprocessors_of_transformers(preprocessor, want):
+    preprocessor = {'image_mean': [0.5] * 3, 'image_std': [0.4] * 3, **preprocessor}
+    if isinstance(want, str):
+        with pytest.raises(ConfigError, match=f'folder: preprocessor_config.json.*{want}'):
+            transformers.preprocess_of(preprocessor, 3, 'folder')
+        return
+    found = transformers.preprocess_of(preprocessor, 3, 'folder')
+    assert found == Preprocess(*want, True, (0.5,) * 3, (0.4,) * 3, 3)
