@@ -73,10 +73,7 @@ def check(encoded: bytes) -> Checked:
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             width, height = image.size
-            if min(image.size) < MIN_SIDE or max(image.size) > MAX_SIDE:
-                return Checked(BAD, reason=f'{width} x {height} pixels')
-            refused = deep.refused(image)
-            if refused:
+            if refused := _refused(image):
                 return Checked(BAD, reason=refused)
             jpeg = image.format in _JPEG
             if jpeg:
@@ -118,9 +115,11 @@ def decode(
       turn: whether EXIF's orientation is looked at.
 
     Raises:
-      OSError: it is damaged, or no picture.
+      OSError: it is damaged, or no picture, or one that `check` refuses.
     """
     with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+        if refused := _refused(image):
+            raise OSError(refused)
         if fit and image.format in _JPEG:
             image.draft(
                 None, (fit, fit)
@@ -147,6 +146,14 @@ def decode(
             image = image.transpose(_UPRIGHT[orientation])
         pixels = np.asarray(image)
         return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _refused(image: Image.Image) -> str:
+    """Says why an opened picture is none for us, '' for most."""
+    width, height = image.size
+    if min(image.size) < MIN_SIDE or max(image.size) > MAX_SIDE:
+        return f'{width} x {height} pixels'
+    return deep.refused(image)
 
 
 def _why_not(encoded: bytes) -> str:

@@ -73,22 +73,6 @@ def by_pillow(root, fit=None):
         yield np.asarray(image.resize((fit, fit), Image.Resampling.BOX) if fit else image, int)
 
 
-def whole(root):
-    """Each file at its full size; the pixels of a JPEG are TensorFlow's, turned by Pillow.
-
-    Its libjpeg takes the faster cosine transform: 1.3 levels apart in the mean.
-    """
-    for path, pixels in zip(sorted(root.iterdir()), by_pillow(root), strict=True):
-        if path.suffix == '.jpg':
-            with Image.open(path) as image:
-                tags = image.getexif()
-            image = Image.fromarray(tf.io.decode_jpeg(path.read_bytes(), 3).numpy())
-            image.getexif()[0x0112] = tags[0x0112]
-            theirs, pixels = pixels, np.asarray(ImageOps.exif_transpose(image), int)
-            assert np.abs(pixels - theirs).mean() < 2
-        yield pixels
-
-
 def test_the_record_of_a_rotated_file_is_no_larger_than_the_file(turned, tmp_path):
     source = open_folder(turned, tmp_path)
     for i, record in enumerate(source.read(range(source.num_examples))):
@@ -122,7 +106,7 @@ def test_batches_made_ahead_are_bounded_by_their_bytes(most, monkeypatch):
 def test_rotated_files_train_as_pillow_shows_them_in_the_tf_backend(turned, tmp_path):
     source = open_folder(turned, tmp_path)
     options = {'seed': 0, 'batch_size': 40, 'start_step': 0, 'total_steps': 1}
-    want = list(whole(turned))
+    want = list(by_pillow(turned))
     (batch,) = pipeline.train_batches(source, (IDENTITY,) * 2, image_size=300, **options)
     (windows,) = pipeline.train_batches(source, (IDENTITY,), image_size=300, **options)
     assert sorted(batch['index']) == list(range(40))
@@ -136,7 +120,7 @@ def test_rotated_files_train_as_pillow_shows_them_in_the_tf_backend(turned, tmp_
 def test_rotated_files_train_as_pillow_shows_them_in_the_jax_backend(turned, tmp_path):
     source = open_folder(turned, tmp_path, canvas=320)
     options = {'seed': 0, 'batch_size': 40, 'start_step': 0, 'total_steps': 1}
-    want = list(whole(turned))
+    want = list(by_pillow(turned))
     (batch,) = pipeline.canvas_batches(source, **options)
     for index, image, size in zip(batch['index'], batch['image'], batch['size'], strict=True):
         assert tuple(size) == (300, 300)
@@ -160,7 +144,7 @@ def test_rotated_files_are_shrunk_into_a_canvas_as_pillow_shows_them(turned, tmp
 
 
 def test_rotated_files_are_evaluated_as_pillow_shows_them(turned, tmp_path):
-    source, want = open_folder(turned, tmp_path), list(whole(turned))
+    source, want = open_folder(turned, tmp_path), list(by_pillow(turned))
     (batch,) = pipeline.eval_batches(source, batch_size=40, image_size=300)
     for index, image in zip(batch['index'], batch['image'], strict=True):
         np.testing.assert_array_equal(image[0], want[index])
@@ -239,7 +223,7 @@ def test_the_papers_evaluation_of_pictures_of_500_pixels_does_not_average(side, 
     source = open_folder(root, tmp_path)
     crop = 0.875 if side == 500 else 1.0
     (seen,) = pipeline.read_images(source, np.array([0]), image_size=224, crop=crop)
-    pixels = tf.io.decode_jpeg((root / '0.jpg').read_bytes(), 3)
+    pixels = tf.io.decode_jpeg((root / '0.jpg').read_bytes(), 3, dct_method='INTEGER_ACCURATE')
     cut = round(side * crop)
     top, left = (side - cut) // 2, (side + 100 - cut) // 2
     window = pixels[top : top + cut, left : left + cut]
@@ -286,5 +270,6 @@ def test_a_window_is_the_one_of_the_picture_decoded_whole(channels, kind):
         stored = decode.Stored(encoded, None)
         return decode.window(stored, lambda height, width: box, channels, deep.WHOLE).pixels
 
-    whole = tf.io.decode_image(stream.getvalue(), channels)
+    stored = decode.Stored(tf.constant(stream.getvalue()), None)
+    whole = decode.whole(stored, channels, deep.WHOLE).pixels
     np.testing.assert_array_equal(window(stream.getvalue()), whole[19:52, 46:83])
