@@ -41,7 +41,7 @@ def measure(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     program = run.lower_step().compile()
     state, random = run.init(), np.random.default_rng(0)
     rows = config.batch_size // jax.process_count()
-    batch = _random_batch(run, rows, random)
+    batch = random_batch(run, rows, random)
     batch = parallel.put_batch(batch, mesh)
     times, start = [], time.perf_counter()
     while len(times) <= _MIN_STEPS or time.perf_counter() - start < _SECONDS:
@@ -72,7 +72,7 @@ def measure(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     }
 
 
-def _random_batch(run: Run, rows: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+def random_batch(run: Run, rows: int, random: np.random.Generator) -> dict[str, np.ndarray]:
     """Returns noise of the batch's shapes: pictures that fill their canvas, labels that there are.
 
     A picture of no size would make views that are not numbers.

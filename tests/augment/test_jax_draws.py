@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-import tensorflow as tf
 
-from simclr_jax.augment import jax_draws, tf_draws
+from simclr_jax.augment import jax_draws
 from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 
 DRAWS = 20_000
@@ -78,6 +77,10 @@ def test_a_parameter_does_not_depend_on_the_rest_of_the_recipe():
 
 @pytest.mark.parametrize('sampler', SAMPLERS)
 def test_boxes_equal_the_other_backends_and_are_inside(sampler):
+    # Only this test needs it: the others run where it is not installed.
+    tf = pytest.importorskip('tensorflow', reason='the other backend needs it')
+    from simclr_jax.augment import tf_draws
+
     recipe = ViewRecipe(crop_sampler=sampler)
     heights, widths = np.repeat(np.int32(SIZES), 300, axis=0).T
     crop = {'crop': draw(recipe, len(heights))['crop']}

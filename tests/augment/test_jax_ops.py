@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 from pathlib import Path
 
 import jax
@@ -9,13 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
-import tensorflow as tf
 
-from simclr_jax.augment import jax_draws, jax_ops, tf_draws, tf_ops
+from simclr_jax.augment import jax_draws, jax_ops
 from simclr_jax.augment.recipe import DIGITS, PRESETS, ViewRecipe
 
 LEVEL = 1 / 255
 N = 50
+
+
+@pytest.fixture
+def tensorflow():
+    """TensorFlow and the other backend's modules; most tests here run without them."""
+    tf = pytest.importorskip('tensorflow', reason='the other backend needs it')
+    from simclr_jax.augment import tf_draws, tf_ops
+
+    return types.SimpleNamespace(tf=tf, ops=tf_ops, draws=tf_draws)
 
 
 @pytest.fixture(scope='module')
@@ -70,11 +79,12 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize('name', OPERATIONS)
-def test_operation_equals_the_other_backends(name):
+def test_operation_equals_the_other_backends(name, tensorflow):
+    tf = tensorflow.tf
     function, limits = OPERATIONS[name]
     images, parameter = images_of(), uniform(*limits)
     ours = jax.jit(function(jax_ops))(images, parameter)
-    planes = function(tf_ops)(tf.transpose(images, [0, 1, 3, 2]), tf.constant(parameter))
+    planes = function(tensorflow.ops)(tf.transpose(images, [0, 1, 3, 2]), tf.constant(parameter))
     theirs = tf.transpose(planes, [0, 1, 3, 2])
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)  # asked: one level, 4e-3
 
@@ -129,8 +139,9 @@ RESIZES = [
     [(*resize, 'float32') for resize in RESIZES] + [(*RESIZES[0], 'bfloat16')],
 )
 def test_crop_and_resize_of_pictures_in_a_canvas_equals_the_other_backends(
-    sampler, interpolation, dtype
+    sampler, interpolation, dtype, tensorflow
 ):
+    tf = tensorflow.tf
     recipe = ViewRecipe(crop_sampler=sampler, interpolation=interpolation)
     random = np.random.default_rng(2)
     canvas = random.integers(0, 256, (N, 40, 48, 3), np.uint8)  # what is beyond a picture is noise
@@ -142,12 +153,14 @@ def test_crop_and_resize_of_pictures_in_a_canvas_equals_the_other_backends(
     ours = np.asarray(
         resize(canvas, jnp.stack([heights, widths], 1), [boxes], (recipe,), 16, dtype)
     )
-    theirs_boxes = tf_draws.crop_boxes(recipe, parameters, *sizes.astype(np.int32).T).numpy()
+    theirs_boxes = tensorflow.draws.crop_boxes(
+        recipe, parameters, *sizes.astype(np.int32).T
+    ).numpy()
     np.testing.assert_allclose(boxes, theirs_boxes, rtol=0, atol=1e-4)
     for some in [slice(i, i + 1) for i in range(8)] if sampler == 'continuous' else [slice(0, N)]:
         # Boxes between pixels see what is around them, so that the picture has to be cut out.
         height, width = sizes[some.start] if sampler == 'continuous' else canvas.shape[1:3]
-        theirs = tf_ops.crop_and_resize(
+        theirs = tensorflow.ops.crop_and_resize(
             tf.constant(canvas[some, :height, :width]),
             tf.constant(theirs_boxes[some]),
             16,
@@ -168,13 +181,14 @@ def test_crop_and_resize_of_pictures_in_a_canvas_equals_the_other_backends(
         pytest.param('digits', DIGITS, marks=pytest.mark.slow),
     ],
 )
-def test_a_whole_view_equals_the_other_backends(name, recipe):
+def test_a_whole_view_equals_the_other_backends(name, recipe, tensorflow):
+    tf = tensorflow.tf
     # A threshold turns a difference of 1e-7 into a large one: solarization has a test of its own.
     recipe = dataclasses.replace(recipe, solarize_probability=0.0)
     images = images_of(channels=1 if name == 'digits' else 3)
     parameters = draws(recipe)
     ours = jax.jit(jax_ops.distort, static_argnums=1)(images, recipe, parameters)
-    theirs = tf_ops.distort(
+    theirs = tensorflow.ops.distort(
         tf.constant(images), recipe, {k: tf.constant(v) for k, v in parameters.items()}
     )
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)  # asked: one level, 4e-3

@@ -31,7 +31,7 @@ def one_device() -> Mesh:
 
 
 def permuted() -> Mesh:
-    devices = np.array(jax.devices())[ORDER]
+    devices = np.array([jax.devices()[i] for i in ORDER])
     return Mesh(devices, (parallel.DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 

@@ -37,7 +37,7 @@ def test_the_noise_of_the_step_bench_makes_views_that_are_numbers():
     fields = {'batch_size': '16', 'augment.backend': 'jax'}
     config = load(str(ROOT / 'configs/simclr_digits.py'), fields)
     run = plan.assemble_without_data(config, parallel.make_mesh(jax.devices()[:1]))
-    batch = bench_step._random_batch(run, 16, np.random.default_rng(0))
+    batch = bench_step.random_batch(run, 16, np.random.default_rng(0))
     shapes = run.abstract_batch()
     assert {name: (array.shape, array.dtype) for name, array in batch.items()} == {
         name: (array.shape, array.dtype) for name, array in shapes.items()
