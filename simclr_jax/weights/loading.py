@@ -1,0 +1,59 @@
+"""From a path to weights, whatever lies there."""
+
+import importlib
+import json
+import os
+import shlex
+
+from etils import epath
+
+from simclr_jax.command import program
+from simclr_jax.config import ConfigError
+from simclr_jax.weights import native
+from simclr_jax.weights.description import Weights
+
+_MOST_HEADER = 100 << 20  # bytes: safetensors' own limit
+
+
+def read_weights(path: str | os.PathLike) -> Weights:
+    """Reads the encoder that is at `path`, here or in a bucket.
+
+    Args:
+      path: a workdir of this library, an encoder file, or another library's weights, as
+        `layouts.read` takes them. Nothing in them is executed.
+
+    Raises:
+      ConfigError: there is nothing, or nothing that is known, or it is damaged.
+    """
+    place = epath.Path(path).expanduser()
+    if place.is_dir():
+        if (place / native.NAME).exists():
+            return native.read(place / native.NAME)
+        if (place / 'config.json').exists() and (place / 'checkpoints').exists():
+            workdir = shlex.quote(os.fspath(path))
+            raise ConfigError(
+                f'{path}: this workdir has no {native.NAME} yet, which the end of pretraining '
+                'writes; its last checkpoint is made one by\n'
+                f'  {program()} --mode=export --format=native --workdir={workdir}'
+            )
+    elif _is_native(place):
+        return native.read(place)
+    elif not place.exists() and not place.with_name(f'{place.name}.index').exists():
+        # With that beside it, it is the name of a TensorFlow checkpoint.
+        raise ConfigError(f'{path}: there is no such file or folder')
+    try:
+        layouts = importlib.import_module('simclr_jax.weights.layouts')
+    except ModuleNotFoundError:
+        raise ConfigError(f'{path}: is not an encoder file of this library') from None
+    return layouts.read(place)
+
+
+def _is_native(place: epath.Path) -> bool:
+    """Whether a file is a safetensors file that this library wrote."""
+    try:
+        with place.open('rb') as file:
+            length = int.from_bytes(file.read(8), 'little')
+            header = json.loads(file.read(length)) if 2 <= length <= _MOST_HEADER else {}
+        return native.is_native(header.get('__metadata__', {}))
+    except (OSError, ValueError, AttributeError):
+        return False
