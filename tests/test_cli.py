@@ -148,6 +148,28 @@ os.kill(os.getpid(), int(sys.argv[2]))
         assert 'nothing is lost; the same command goes on from the last checkpoint' in done.stderr
 
 
+def in_two_processes(
+    arguments: list[list[str]], **environment: str
+) -> tuple[list[subprocess.Popen], list[str]]:
+    """Returns the processes, which have ended, and what each printed."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    together = f'--coordinator=127.0.0.1:{port}', '--num_processes=2'
+    processes = [
+        subprocess.Popen(
+            [sys.executable, 'run.py', *own, *together, f'--process_id={i}'],
+            cwd=ROOT,
+            env=os.environ | {'JAX_PLATFORMS': 'cpu'} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i, own in enumerate(arguments)
+    ]
+    return processes, [process.communicate(timeout=200)[0] for process in processes]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('arguments', 'words'),
@@ -161,27 +183,30 @@ os.kill(os.getpid(), int(sys.argv[2]))
 def test_two_processes_that_were_given_other_things_are_told_before_the_first_step(
     arguments, words, tmp_path
 ):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, 'run.py', DIGITS, f'--workdir={tmp_path}/run']
-            + [f'--coordinator=127.0.0.1:{port}', '--num_processes=2', f'--process_id={i}']
-            + [argument.format(tmp_path) for argument in arguments[: i * len(arguments)]],
-            cwd=ROOT,
-            env=os.environ | {'JAX_PLATFORMS': 'cpu', 'TFDS_DATA_DIR': str(tmp_path / 'data')},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    processes, outputs = in_two_processes(
+        [
+            [DIGITS, f'--workdir={tmp_path}/run']
+            + [argument.format(tmp_path) for argument in arguments[: i * len(arguments)]]
+            for i in range(2)
+        ],
+        TFDS_DATA_DIR=str(tmp_path / 'data'),
+    )
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode in (1, 2) and 'Traceback' not in output, output
         assert words in output, output
     assert processes[1].returncode == 2 and not (tmp_path / 'run/config.json').exists()
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_mode_without_a_config_are_told_too(tmp_path):
+    flags = ['--mode=embed', f'--output={tmp_path}/a.parquet']
+    own = [[*flags, f'--encoder=run{i}', f'--data=/disk{i}'] for i in range(2)]
+    processes, outputs = in_two_processes(own)
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 2 and 'Traceback' not in output, output
+        assert "--encoder: 'run0' in process 0, 'run1' in process 1" in output, output
+        assert '/disk' not in output  # a folder of each machine's own
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_names_every_mode_and_the_first_command():
