@@ -34,7 +34,7 @@ HERE = pathlib.Path(__file__).parent
 TESTS = ('losses', 'augment/test_jax_ops.py', 'augment/test_jax_draws.py', 'optim', 'methods')
 TESTS += ('models', 'evaluate', 'train/test_health.py', 'tools/test_bench_step.py')
 TESTS += ('workdir/test_checkpoint.py', 'workdir/test_reader.py')
-CASES = 'resnet50_256,resnet18_512,resnet18_512_views,vit_s16_256,resnet50_256_unfolded,'
+CASES = 'resnet50_256,resnet18_512,vit_s16_256,resnet18_512_views,resnet50_256_folded,'
 CASES += 'resnet50_512,resnet18_1024'
 LARGEST = 15 * 2**20  # bytes of a file of a trace that is kept
 

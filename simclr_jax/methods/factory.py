@@ -27,6 +27,7 @@ def create_method(
     devices = 1 if mesh is None else mesh.devices.size
     sizes = {'global': 0, 'groups': model.norm_group_size, 'device': devices}
     norm_scope = NormScope(model.norm_scope, sizes[model.norm_scope])
+    platform = mesh.devices.flat[0].platform if mesh is not None else None
     encoder = create_encoder(
         model.encoder,
         image_size=config.data.image_size,
@@ -42,7 +43,8 @@ def create_method(
         positions=model.positions,
         freeze_patch_projection=model.freeze_patch_projection,
         remat=model.remat,
-        dot_1x1=mesh is not None and mesh.devices.flat[0].platform == 'cpu',
+        dot_1x1=platform == 'cpu',
+        fold_norm=platform != 'gpu',
         dtype=model.dtype,
     )
     over_mesh = {'mesh': mesh} if config.method == 'simclr' else {}

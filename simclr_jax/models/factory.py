@@ -54,6 +54,7 @@ def create_encoder(
     freeze_patch_projection: bool = True,
     remat: str = 'none',
     dot_1x1: bool = False,
+    fold_norm: bool = True,
     dtype: str = 'float32',
     **fields: Any,
 ) -> nn.Module:
@@ -76,6 +77,8 @@ def create_encoder(
       freeze_patch_projection: whether a ViT's projection of patches stays random.
       remat: 'none', 'blocks' or 'full': which activations the backward pass computes again.
       dot_1x1: of a ResNet, compute 1x1 convolutions as matrix products: for CPUs.
+      fold_norm: of a ResNet, normalize through the kernels (`folded.py`) where it computes in
+        bfloat16 with global statistics: for TPUs. A GPU saves no memory by it and is slower.
       dtype: of the computation, 'float32' or 'bfloat16'.
       **fields: other fields of the module, such as `widths`, instead of the ones in the table.
 
@@ -111,7 +114,7 @@ def create_encoder(
         norm_scope=norm_scope,
         remat=remat,
         # Where the arithmetic is that of an accelerator, its memory decides on the batch.
-        fold_norm=jnp.dtype(dtype) == jnp.bfloat16 and norm_scope == GLOBAL,
+        fold_norm=fold_norm and jnp.dtype(dtype) == jnp.bfloat16 and norm_scope == GLOBAL,
         dot_1x1=dot_1x1,
         dtype=jnp.dtype(dtype),
     )

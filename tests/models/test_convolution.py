@@ -82,11 +82,14 @@ def test_no_1x1_convolution_is_left_in_the_gradient_of_the_encoder():
 
 
 @pytest.mark.parametrize(
-    ('platform', 'expected'), [('cpu', True), ('gpu', False), ('tpu', False), (None, False)]
+    ('platform', 'products', 'folds'),
+    [('cpu', True, True), ('gpu', False, False), ('tpu', False, True), (None, False, True)],
 )
-def test_products_are_for_cpus_alone(platform, expected):
+def test_products_are_for_cpus_alone_and_gpus_fold_nothing(platform, products, folds):
     config = default()
-    config.model.encoder = 'resnet50'
+    config.model.encoder, config.model.dtype = 'resnet50', 'bfloat16'
     devices = np.array([SimpleNamespace(platform=platform)])
     mesh = SimpleNamespace(devices=devices) if platform else None
-    assert create_method(config, 10, mesh).encoder.dot_1x1 == expected
+    encoder = create_method(config, 10, mesh).encoder
+    assert encoder.dot_1x1 == products
+    assert encoder.fold_norm == folds
