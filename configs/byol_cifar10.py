@@ -8,7 +8,8 @@ Paper: Grill et al. 2020, https://arxiv.org/abs/2006.07733, which has no CIFAR-1
 batch, epochs and target decay are solo-learn's (scripts/pretrain/cifar/byol.yaml, 92.58 % published
 by its online classifier); its clipped LARS is not ours, so rate, trust coefficient and weight decay
 are those of the original's ResNet-18 recipe for Imagenette (deepmind-research, byol/README.md). No
-accuracy is published for this combination, and it has not been run here yet.
+accuracy is published for this combination, and it has not been run
+to its end here.
 """
 
 from simclr_jax.augment.recipe import PRESETS as VIEW_PRESETS

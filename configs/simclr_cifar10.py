@@ -9,8 +9,8 @@ stem, 1,000 epochs of batch 512. Lightly reports 331 minutes for 800 epochs of i
 GPU.
 
 `v1` (the default) is the README's command of March 2020 (google-research/simclr at be133b3): weight
-decay 1e-6, a head of two layers, brightness that is added. Published for it: about 91 % linear; not
-run here yet.
+decay 1e-6, a head of two layers, brightness that is added. Published for it: about 91 % linear; run
+here for 103 epochs only (docs/scaling.md).
 
 `v2` is the command that replaced it (at 383d414, README:78-84): weight decay 1e-4, a head of three
 layers, brightness that multiplies. That README still says 91 %, which was published before; these
