@@ -1,6 +1,5 @@
 """From a path to weights, whatever lies there."""
 
-import importlib
 import json
 import os
 import shlex
@@ -9,10 +8,10 @@ from etils import epath
 
 from simclr_jax.command import program
 from simclr_jax.config import ConfigError
-from simclr_jax.weights import native
+from simclr_jax.weights import layouts, native
 from simclr_jax.weights.description import Weights
 
-_MOST_HEADER = 100 << 20  # bytes: safetensors' own limit
+_MOST_HEADER = 8 << 20  # bytes; that of a ViT-L has 40,000
 
 
 def read_weights(path: str | os.PathLike) -> Weights:
@@ -41,10 +40,6 @@ def read_weights(path: str | os.PathLike) -> Weights:
     elif not place.exists() and not place.with_name(f'{place.name}.index').exists():
         # With that beside it, it is the name of a TensorFlow checkpoint.
         raise ConfigError(f'{path}: there is no such file or folder')
-    try:
-        layouts = importlib.import_module('simclr_jax.weights.layouts')
-    except ModuleNotFoundError:
-        raise ConfigError(f'{path}: is not an encoder file of this library') from None
     return layouts.read(place)
 
 
@@ -55,5 +50,5 @@ def _is_native(place: epath.Path) -> bool:
             length = int.from_bytes(file.read(8), 'little')
             header = json.loads(file.read(length)) if 2 <= length <= _MOST_HEADER else {}
         return native.is_native(header.get('__metadata__', {}))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
