@@ -191,14 +191,18 @@ def test_a_stream_is_lazy_and_tells_bad_pictures():
 
 
 def test_a_stream_that_is_left_leaves_no_thread(folder):
-    before = threading.active_count()
+    before = set(threading.enumerate())  # other tests' threads, which need not end
     stream = encoder_of().stream((folder / 'a.jpg' for _ in range(1000)), batch_size=2)
     next(stream)
     stream.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith('ThreadPoolExecutor'):
-            thread.join(20)
-    assert threading.active_count() <= before
+    new = [
+        thread
+        for thread in threading.enumerate()
+        if thread not in before and thread.name.startswith('ThreadPoolExecutor')
+    ]
+    for thread in new:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in new)
 
 
 def test_batches_are_as_large_as_their_pictures_allow():
