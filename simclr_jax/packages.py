@@ -7,8 +7,9 @@ import platform
 import sys
 
 _X86_LINUX = (sys.platform, platform.machine()) == ('linux', 'x86_64')
-# What pretraining and evaluation need, and loading, embedding and exporting do not: what each is
-# imported as, and what installs it.
+# What pretraining and evaluation need, and loading, embedding and exporting do not (but for
+# scikit-learn, which looks for clusters of an embedding): what each is imported as, and what
+# installs it.
 FOR_TRAINING = {
     'array_record': 'array_record',
     'importlib_resources': 'importlib_resources',
