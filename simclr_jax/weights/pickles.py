@@ -20,7 +20,7 @@ _PREFIXES = {  # length in front of an argument, by pickletools' code for it
 _SHORT = 1024  # bytes; longer texts are left in the file
 _LONGEST_NUMBER = 64  # bytes, or digits
 _COST, _VIEW_COST = 128, 256  # bytes that an opcode, a view on the file may take at most
-_CONSTANT = 64 << 20  # bytes that the objects of a small file may take
+_CONSTANT = 32 << 20  # bytes that the objects of a small file may take
 
 
 class UnreadableError(ValueError):
