@@ -110,7 +110,7 @@ def _place(module: str, path: str) -> str:
     match = _BLOCK.fullmatch(module)
     if not match or bool(match[3]) == bool(match[5]):
         raise ConfigError(
-            f'{path}: {LAYOUT}: has the layer {module[:120]!r}, which is none of a ResNet of '
+            f'{path}: {LAYOUT}: has the layer {module[:120]!a}, which is none of a ResNet of '
             "utils/networks.py that is not of its second version ('v2')"
         )
     kind = 'conv' if match[4] == 'conv' else 'norm'

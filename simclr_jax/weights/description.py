@@ -1,6 +1,7 @@
 """What a file of weights holds: an encoder, how pictures become its input, where it came from."""
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -134,6 +135,7 @@ def flat(variables: Tree) -> dict[str, Any]:
     return flatten_dict(variables, sep='/')
 
 
+@functools.cache  # it takes tens of milliseconds, and reading asks for it twice
 def expected_shapes(architecture: Architecture, preprocess: Preprocess) -> dict[str, tuple]:
     """Returns the shape of each variable by its name, as `flat` has them; computes nothing."""
     module, size = architecture.module(), preprocess.size
@@ -153,9 +155,12 @@ def check_variables(weights: Weights, path: str) -> None:
       ConfigError: one is missing, has another shape, or belongs to nothing, or there is no such
         architecture; it names `path`.
     """
+    head, count = weights.architecture.head, len(flat(weights.variables))
+    if head and not 0 < head.num_layers <= count:
+        raise ConfigError(f'{path}: has a head of {head.num_layers} layers in {count} variables')
     try:
         want = expected_shapes(weights.architecture, weights.preprocess)
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError) as error:  # a width of -1 is JAX's TypeError
         raise ConfigError(f'{path}: {error}') from error
     have = {name: np.shape(value) for name, value in flat(weights.variables).items()}
     for name in [*want, *have]:

@@ -23,6 +23,7 @@ from simclr_jax.weights.pickled_arrays import as_array
 from simclr_jax.weights.pickles import UnreadableError, as_dict, read
 
 _LONGEST_HEADER = 8 << 20  # bytes; that of a ViT-L has 40,000
+_LONGEST_KEY = 200
 _SAFETENSORS = {
     'F64': np.float64,
     'F32': np.float32,
@@ -77,12 +78,17 @@ class Content:
         """Returns the tensors that a dict of the tree holds by name, and nothing else in it.
 
         Raises:
-          UnreadableError: one is damaged.
+          UnreadableError: one is damaged, or its name is none.
         """
-        found = {key: self.array(value) for key, value in (as_dict(node) or {}).items()}
-        return {
-            key: value for key, value in found.items() if isinstance(key, str) and value is not None
-        }
+        found = {}
+        for key, value in (as_dict(node) or {}).items():
+            tensor = self.array(value)
+            if tensor is None or not isinstance(key, str):
+                continue
+            if not key.isprintable() or len(key) > _LONGEST_KEY:
+                raise UnreadableError(f'is damaged: it has the key {key[:_LONGEST_KEY]!a}')
+            found[key] = tensor
+        return found
 
 
 def open_file(path: str | os.PathLike) -> Content:
@@ -114,7 +120,7 @@ def _map(path: str | os.PathLike) -> memoryview:
 
 def _read(data: memoryview, path: str | os.PathLike) -> tuple[Any, Callable, Mapping[str, str]]:
     suffix = os.path.splitext(path)[1].lower()
-    if suffix == '.safetensors' or _looks_like_safetensors(data):
+    if _looks_like_safetensors(data):
         tensors, metadata = _read_safetensors(data, path)
         return tensors, lambda node: node if isinstance(node, np.ndarray) else None, metadata
     if torch_files.is_zip(data):
@@ -124,6 +130,8 @@ def _read(data: memoryview, path: str | os.PathLike) -> tuple[Any, Callable, Map
     for beginning, what in _BEGINNINGS.items():
         if data[: len(beginning)] == beginning:
             raise UnreadableError(f'is {what}')
+    if suffix == '.safetensors':
+        raise UnreadableError('is no safetensors file, or is cut off: download or write it again')
     if suffix == '.onnx':
         raise UnreadableError(f'is an ONNX graph, which names no layers; {_RAW}')
     if suffix in ('.h5', '.keras', '.tflite', '.pb', '.msgpack', '.mlmodel'):
@@ -142,23 +150,23 @@ def _read(data: memoryview, path: str | os.PathLike) -> tuple[Any, Callable, Map
 
 
 def _looks_like_safetensors(data: memoryview) -> bool:
-    return len(data) > 9 and data[8:9] == b'{' and _header_length(data) <= len(data) - 8
+    return data[8:9] == b'{' and _header_length(data) <= len(data) - 8
 
 
 def _header_length(data: memoryview) -> int:
-    return struct.unpack('<Q', data[:8])[0] if len(data) >= 8 else 0
+    return struct.unpack('<Q', data[:8])[0]
 
 
 def _read_safetensors(
     data: memoryview, path: str | os.PathLike
 ) -> tuple[dict[str, np.ndarray], Mapping[str, str]]:
     length = _header_length(data)
-    if not 0 < length <= min(len(data) - 8, _LONGEST_HEADER):
-        raise UnreadableError(
-            f'is no safetensors file, or is damaged: a header of {length} bytes in {len(data)}'
-        )
+    if length > _LONGEST_HEADER:
+        raise UnreadableError(f'is no file of weights: it has a header of {length:,} bytes')
     try:  # the library checks names, types, shapes and places
-        if '://' not in str(path):
+        if '://' in str(path):
+            safetensors.deserialize(bytes(data))
+        else:
             with safetensors.safe_open(os.path.expanduser(path), 'numpy'):
                 pass
         header = json.loads(bytes(data[8 : 8 + length]))

@@ -92,6 +92,8 @@ def _find(path: str) -> tuple[str, dict[str, Any]]:
     found = [name for name in _NAMES if name in names][:1] or others
     if len(found) == 1:
         return os.path.join(path, found[0]), _beside(path)
+    if any(name.endswith('.index.json') for name in names):
+        raise ConfigError(f'{path}: its weights are in several parts; give a file with all of them')
     if found:
         raise ConfigError(f'{path}: has several files of weights, {", ".join(found[:5])}; give one')
     if 'saved_model.pb' in names:
@@ -101,10 +103,6 @@ def _find(path: str) -> tuple[str, dict[str, Any]]:
         )
     if any(name.endswith('.index') for name in names):
         raise ConfigError(f'{path}: has several TensorFlow checkpoints; give the name of one')
-    if any('safetensors.index' in name for name in names):
-        raise ConfigError(
-            f'{path}: its weights are in several parts; give a file that has them all'
-        )
     few = f'it has {", ".join(names[:5])}' if names else 'it is empty'
     raise ConfigError(
         f'{path}: is a folder without weights: {few}. A folder is a workdir with '
@@ -238,7 +236,7 @@ def _what_tree(content: foreign.Content) -> str:
         if tree.function == 'copyreg._reconstructor' and tree.arguments:
             name = str(tree.arguments[0])
         return (
-            f'holds a whole object, {name[:120]}, not a state dict; give that instead: '
+            f'holds a whole object, {name[:120]!a}, not a state dict; give that instead: '
             'torch.save(model.state_dict(), new_path)'
         )
     top = as_dict(tree)
@@ -250,7 +248,7 @@ def _what_tree(content: foreign.Content) -> str:
         for wrapper in ('state_dict', 'model', 'teacher'):
             inner = list(content.tensors(top.get(wrapper)))
             keys = [f'{wrapper}: {key}' for key in inner] or keys
-    few = f'it has the keys {", ".join(key[:80] for key in keys[:6])}'
+    few = f'it has the keys {", ".join(ascii(key[:80])[1:-1] for key in keys[:6])}'
     few += f' and {len(keys) - 6} more' if len(keys) > 6 else ''
     if 'pytorch-lightning_version' in top:
         return (

@@ -131,7 +131,7 @@ def _architecture(shapes: Mapping[str, Any], prefix: str) -> tuple[Architecture,
     convs, norms = (_numbered(shapes, kind) for kind in ('conv2d', 'batch_normalization'))
     kernels = [tuple(shapes.get(f'{conv}kernel', ())) for conv in convs]
     if not kernels or any(len(shape) != 4 for shape in kernels):
-        few = ', '.join(sorted(shapes)[:5])
+        few = ', '.join(ascii(name[:80])[1:-1] for name in sorted(shapes)[:5])
         raise ConfigError(
             f'{prefix}: is a TensorFlow checkpoint, but not one of SimCLR, whose variables begin '
             f'with {_BASE}conv2d/kernel; it has {few}. In place of a SavedModel, give the '
