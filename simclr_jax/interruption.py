@@ -10,12 +10,20 @@ import sys
 
 _deferred = False  # there are steps that are not on disk
 _asked = ''  # what asked for the end
+_goes_on = ''  # what becomes of what is done
 
 _CTRL_C = 'Ctrl-C'
+_LAST_CHECKPOINT = 'nothing is lost; the same command goes on from the last checkpoint'
 
 
-def install() -> None:
-    """Handles both signals from here on."""
+def install(goes_on: str = _LAST_CHECKPOINT) -> None:
+    """Handles both signals from here on.
+
+    Args:
+      goes_on: what is said of the work that is done when a signal ends the process at once.
+    """
+    global _goes_on
+    _goes_on = goes_on
     signal.signal(signal.SIGTERM, _handle)
     signal.signal(signal.SIGINT, _handle)
 
@@ -66,7 +74,7 @@ def _handle(number: int, frame: object) -> None:
     global _asked
     name = signal.Signals(number).name if number != signal.SIGINT else _CTRL_C
     if not _deferred:
-        _say(f'{name}: nothing is lost; the same command goes on from the last checkpoint')
+        _say(f'{name}: {_goes_on}')
         os._exit(128 + number)
     if _asked and number == signal.SIGINT:
         _say('stopped without saving; the same command goes on from the last checkpoint')

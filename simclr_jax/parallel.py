@@ -170,6 +170,15 @@ def made_by_main_process(
     return made if is_main_process() else unpack(packed.tobytes())
 
 
+def wait_for_all() -> None:
+    """Waits until all processes have come here, days if need be; a collective would give up."""
+    if jax.process_count() > 1:
+        from jax._src import distributed  # there is no public way to its client
+
+        client = distributed.global_state.client
+        client.wait_at_barrier(f'simclr_jax/all/{next(_made)}', _DAYS)
+
+
 def least(number: float) -> float:
     """Returns the least of the processes' numbers, as float32, in every process."""
     if jax.process_count() == 1:

@@ -12,24 +12,37 @@ class Progress:
     """Where a run stands: one redrawn line with a bar on a terminal, plain lines elsewhere.
 
     The time left comes from the steps since the first `update`, so compilation does not count.
+
+    Args:
+      total_steps: how many there are: of training, or pictures, or whatever is counted.
+      stream: where it is shown, by default stderr.
+      seconds: between two lines where there is no terminal; 0 for a line at every update.
     """
 
-    def __init__(self, total_steps: int, stream: TextIO | None = None):
-        self._total = total_steps
+    def __init__(self, total_steps: int, stream: TextIO | None = None, seconds: float = 0.0):
+        self._total, self._seconds = total_steps, seconds
+        self._due = 0.0
         self._stream = sys.stderr if stream is None else stream
         self._terminal = self._stream.isatty()
         self._fields: dict[str, float] = {}
         self._start: tuple[int, float] | None = None
 
     def update(self, step: int, fields: dict[str, float]) -> None:
-        """Shows `step` and those of `epoch`, `loss`, `images_per_second`, `input_wait` and
-        `probe_accuracy` (both in [0, 1]) that were in `fields` now or before."""
+        """Shows `step` and those of `epoch`, `loss`, `images_per_second`, `bad` (pictures),
+        `input_wait` and `probe_accuracy` (both in [0, 1]) that were in `fields` now or before."""
         self._fields |= fields
         self._start = self._start or (step, time.monotonic())
         if self._terminal:
             self._write('\r' + self._fit(step) + '\x1b[K')
-        else:
+        elif not self._seconds or self._is_due(step):
             self._write('  '.join(self._texts(step)) + '\n')
+
+    def _is_due(self, step: int) -> bool:
+        now = time.monotonic()
+        if now < self._due and step < self._total:
+            return False
+        self._due = now + self._seconds
+        return True
 
     def finish(self) -> None:
         """Leaves the last line standing."""
@@ -48,6 +61,7 @@ class Progress:
             ('epoch {:.1f}', self._fields.get('epoch')),
             ('{:,.0f} images/s', self._fields.get('images_per_second')),
             ('input wait {:.0%}', self._fields.get('input_wait')),
+            ('{:,} bad', self._fields.get('bad')),
         ]
         return [f'{step}/{self._total}', *(text.format(v) for text, v in shown if v is not None)]
 

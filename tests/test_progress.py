@@ -108,6 +108,18 @@ def test_a_step_beyond_the_total_is_shown(total):
     assert frame == f'[{"=" * 30}]  9/{total}'
 
 
+def test_a_pipe_may_get_a_line_now_and_then_and_the_last_one(monkeypatch, capsys):
+    line = Progress(4, seconds=30)
+    _clock(monkeypatch, [0, 0, 0, 10, 40, 40, 41, 41])
+    for step in range(1, 5):
+        line.update(step, {'bad': 2} if step > 1 else {})
+    assert capsys.readouterr().err.splitlines() == [
+        '1/4',
+        '3/4  20s left  2 bad',
+        '4/4  0s left  2 bad',
+    ]
+
+
 def test_time_left_does_not_count_what_came_before_the_first_update(monkeypatch, capsys):
     line = Progress(30)
     time.sleep(0.01)

@@ -82,17 +82,32 @@ def write_report(
         ('Projection', _projection(projection)),
         ('Config', _config(config_text)),
     ]
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{escape(title)}</title><style>{_STYLE}</style></head>\n'
-        f'<body><main>\n<h1>{escape(title)}</h1>\n{_summary(summary)}\n'
+    content = (
+        summary_list(summary)
+        + '\n'
         + ''.join(
             f'<section aria-labelledby="section-{i}"><h2 id="section-{i}">{name}</h2>\n{content}\n'
             '</section>\n'
             for i, (name, content) in enumerate(sections)
         )
-        + '</main></body></html>\n'
+    )
+    write_page(path, title, content)
+
+
+def write_page(path: str | os.PathLike, title: str, content: str, style: str = '') -> None:
+    """Writes a page in one move; folders on the way are made.
+
+    Args:
+      path: the file.
+      title: the heading, as text.
+      content: what stands below it, as HTML.
+      style: CSS beside that of all pages.
+    """
+    page = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{escape(title)}</title><style>{_STYLE}{style}</style></head>\n'
+        f'<body><main>\n<h1>{escape(title)}</h1>\n{content}</main></body></html>\n'
     )
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +173,8 @@ def _percent(value: dict[str, float | None] | None) -> str:
     return text + (f' +- {100 * value["std"]:.1f}' if value.get('std') else '')
 
 
-def _summary(summary: dict[str, Any] | None) -> str:
+def summary_list(summary: dict[str, Any] | None) -> str:
+    """Returns names and values as HTML: what was run."""
     shown = {name: value for name, value in (summary or {}).items() if value is not None}
     if not shown:
         return '<p>What was run was not recorded.</p>'

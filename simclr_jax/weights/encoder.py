@@ -138,6 +138,14 @@ class Encoder:
         """
         return self._stream(items, self._features, batch_size)
 
+    def forward(self, views: np.ndarray) -> jax.Array:
+        """Starts to compute features `[batch, dim]` of what `views.view_of` made; does not wait.
+
+        Args:
+          views: uint8 `[batch, size, size, channels]`, as many for each device of this process.
+        """
+        return self._features(self._on_devices, views)
+
     def normalize(self, images: np.ndarray | jax.Array) -> jax.Array:
         """Turns uint8 `[n, size, size, channels]` into float32 inputs of `module`."""
         return normalize_images(images, self.preprocess.mean, self.preprocess.std)

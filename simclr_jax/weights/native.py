@@ -40,6 +40,19 @@ def save(path: str | os.PathLike, weights: Weights) -> None:
     Raises:
       OSError: the disk is full, or failed; the old file is as it was.
     """
+    described, tensors = _parts(weights)
+    described['checksum'] = _checksum(described, tensors)
+    metadata = {_KEY: json.dumps(described), 'format': 'np'}
+    files.write_bytes(epath.Path(path), safetensors.numpy.save(tensors, metadata))
+
+
+def checksum(weights: Weights) -> str:
+    """Returns what a file of these weights has as its checksum, wherever they come from."""
+    return _checksum(*_parts(weights))
+
+
+def _parts(weights: Weights) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns the description, but for its checksum, and the tensors by name."""
     tensors = {
         name: np.ascontiguousarray(value, np.float32)
         for name, value in sorted(flat(weights.variables).items())
@@ -50,9 +63,7 @@ def save(path: str | os.PathLike, weights: Weights) -> None:
         'preprocess': to_json(weights.preprocess),
         'origin': dict(weights.origin),
     }
-    described['checksum'] = _checksum(described, tensors)
-    metadata = {_KEY: json.dumps(described), 'format': 'np'}
-    files.write_bytes(epath.Path(path), safetensors.numpy.save(tensors, metadata))
+    return described, tensors
 
 
 def is_native(metadata: dict[str, str]) -> bool:
@@ -76,8 +87,7 @@ def read(path: str | os.PathLike) -> Weights:
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f'{path}: is no safetensors file, or is damaged: {error}') from error
     described = _describe(path, content)
-    checksum = described.pop('checksum', None)
-    if checksum != _checksum(described, tensors):
+    if described.pop('checksum', None) != _checksum(described, tensors):
         raise ConfigError(f'{path}: is damaged: its content does not match its checksum')
     weights = Weights(
         from_json(Architecture, described['architecture'], f'{path}: architecture'),

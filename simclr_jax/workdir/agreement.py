@@ -50,7 +50,7 @@ def check_same_data(field: str, num_examples: int, label_names: Sequence[str] | 
     _compare({f'{field}: {name}': value for name, value in found.items()}, 'data')
 
 
-def check_shared(workdir: str) -> None:
+def check_shared(workdir: str, flag: str = '--workdir') -> None:
     """Checks that all processes see what the first one writes into the workdir, which is there.
 
     Raises:
@@ -75,14 +75,12 @@ def check_shared(workdir: str) -> None:
         blind = [f'process {i} ({text})' for i, text in enumerate(problems) if text]
         if blind:
             raise ConfigError(
-                f'--workdir={workdir}: {", ".join(blind)} does not see what process 0 wrote into '
-                'its workdir. Give every process the same --workdir, on a file system or in a '
-                'bucket that all of them see'
+                f'{flag}={workdir}: {", ".join(blind)} does not see what process 0 wrote there. '
+                f'Give every process the same {flag}, on a file system or in a bucket that all of '
+                'them see'
             )
     else:
-        raise ConfigError(
-            f'--workdir={workdir}: cannot be written ({problems[0]}); name another one'
-        )
+        raise ConfigError(f'{flag}={workdir}: cannot be written ({problems[0]}); name another one')
 
 
 def _appears(path: epath.Path) -> bool:

@@ -25,8 +25,10 @@ _DEAD = 90.0  # seconds without one
 
 
 @contextlib.contextmanager
-def hold(workdir: str) -> Iterator[None]:
+def hold(workdir: str, flag: str = '--workdir') -> Iterator[None]:
     """Makes the workdir and keeps every other process out of it until the end of the block.
+
+    What is not a workdir, but as much the property of one run, is named by another `flag`.
 
     On a file system the kernel drops the lock of a process that dies, however it dies. A bucket and
     some network mounts have no locks: there the holder renews a file, and one that has not been
@@ -39,28 +41,30 @@ def hold(workdir: str) -> Iterator[None]:
         problem = None
         if parallel.is_main_process():
             try:
-                stack.enter_context(_by_signs(workdir) if '://' in workdir else _local(workdir))
+                stack.enter_context(
+                    _by_signs(workdir, flag) if '://' in workdir else _local(workdir, flag)
+                )
             except ConfigError as error:
                 problem = error
         (failed,) = parallel.from_main_process([int(problem is not None)])
         if failed:
             raise problem or ConfigError(
-                f'--workdir={workdir}: process 0 could not lock it; its message has the reason'
+                f'{flag}={workdir}: process 0 could not lock it; its message has the reason'
             )
         yield
 
 
 @contextlib.contextmanager
-def _local(workdir: str) -> Iterator[None]:
+def _local(workdir: str, flag: str) -> Iterator[None]:
     path = os.path.join(workdir, _NAME)
     if os.path.exists(workdir) and not os.path.isdir(workdir):
-        raise ConfigError(f'--workdir={workdir}: is a file; name a directory')
+        raise ConfigError(f'{flag}={workdir}: is a file; name a directory')
     try:
         os.makedirs(workdir, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise ConfigError(
-            f'--workdir={workdir}: cannot be written ({error.strerror}); name another one'
+            f'{flag}={workdir}: cannot be written ({error.strerror}); name another one'
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,15 +77,15 @@ def _local(workdir: str) -> Iterator[None]:
                 file=sys.stderr,
                 flush=True,
             )
-            with _by_signs(workdir, f'{_NAME}.json'):
+            with _by_signs(workdir, flag, f'{_NAME}.json'):
                 yield
             return
         holder = os.pread(descriptor, 1000, 0).decode(errors='replace')
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
-            raise _in_use(workdir, holder) from error
+            raise _in_use(workdir, flag, holder) from error
         raise ConfigError(
-            f'--workdir={workdir}: cannot be locked ({error.strerror}); name another one'
+            f'{flag}={workdir}: cannot be locked ({error.strerror}); name another one'
         ) from error
     with contextlib.suppress(OSError):  # a full disk; the lock itself needs no room
         os.ftruncate(descriptor, 0)
@@ -95,11 +99,11 @@ def _local(workdir: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _by_signs(workdir: str, name: str = _NAME) -> Iterator[None]:
+def _by_signs(workdir: str, flag: str, name: str = _NAME) -> Iterator[None]:
     path = epath.Path(workdir) / name
     found = _read(path)
     if found and time.time() - found['seen'] < _DEAD:
-        raise _in_use(workdir, found['holder'])
+        raise _in_use(workdir, flag, found['holder'])
     myself, done = _myself(), threading.Event()
 
     def sign() -> None:
@@ -113,7 +117,7 @@ def _by_signs(workdir: str, name: str = _NAME) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sign()
     if (found := _read(path)) and found['holder'] != myself:  # two at the same moment
-        raise _in_use(workdir, found['holder'])
+        raise _in_use(workdir, flag, found['holder'])
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
@@ -137,8 +141,8 @@ def _myself() -> str:
     return f'process {os.getpid()} on {socket.gethostname()}, since {now}'
 
 
-def _in_use(workdir: str, holder: str) -> ConfigError:
+def _in_use(workdir: str, flag: str, holder: str) -> ConfigError:
     return ConfigError(
-        f'--workdir={workdir}: is in use by {holder or "another process"}; wait for it or stop it, '
-        'or give another --workdir'
+        f'{flag}={workdir}: is in use by {holder or "another process"}; wait for it or stop it, '
+        f'or give another {flag}'
     )
