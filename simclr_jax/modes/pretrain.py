@@ -7,6 +7,7 @@ from simclr_jax import parallel
 from simclr_jax.config_checks import warn_of_small_pictures
 from simclr_jax.data.folder_index import describe_bad
 from simclr_jax.modes import results
+from simclr_jax.modes.encoder_file import write_encoder
 from simclr_jax.modes.reporting import save_views
 from simclr_jax.modes.run_evaluation import evaluate_run, prepare_evaluation
 from simclr_jax.train.loop import train
@@ -42,6 +43,7 @@ def main(config: ConfigDict, workdir: str) -> None:
             release_workdir(workdir)
             raise
         _keep(workdir, pretrain, views)
+        write_encoder(run, workdir, state)  # before the evaluation, which may fail
         evaluate_run(run, workdir, state, data, config.eval.after_pretrain)
 
 

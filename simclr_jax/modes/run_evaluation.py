@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
 from simclr_jax import parallel
+from simclr_jax.modes.encoder_file import preprocess_of
 from simclr_jax.modes.eval_data import EvalData, open_eval_data
 from simclr_jax.modes.evaluation import check_evaluation, evaluate
 from simclr_jax.modes.reporting import write_run_report
@@ -14,7 +15,6 @@ from simclr_jax.modes.subject import Network, Subject
 from simclr_jax.train.out_of_memory import EVALUATION, explained
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.train.state import TrainState
-from simclr_jax.weights.description import Preprocess
 from simclr_jax.workdir.claim import check_claim
 from simclr_jax.workdir.programs import keep_programs
 from simclr_jax.workdir.reader import find_step, restore
@@ -81,21 +81,12 @@ def evaluate_run(
 
 def subject_of(run: Run, state: TrainState) -> Subject:
     """Returns the encoder of a train state, and the one that was never trained beside it."""
-    config, data = run.config, run.config.data
+    config = run.config
     module = run.method.representation()
     layer = {'eval_layer': config.simclr.eval_layer} if config.method == 'simclr' else {}
     return Subject(
         Network(module, state.all_variables()),
-        Preprocess(
-            size=data.image_size,
-            crop=data.eval_crop,
-            interpolation=data.eval_interpolation,
-            antialias=data.eval_antialias,
-            mean=data.mean,
-            std=data.std,
-            channels=run.source.image_shape[-1],
-            intensity=run.source.intensity,
-        ),
+        preprocess_of(config, run.source.image_shape[-1], run.source.intensity),
         run.mesh,
         config.model.encoder,
         others=lambda: {'untrained': Network(module, run.init().all_variables())},

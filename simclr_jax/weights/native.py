@@ -42,7 +42,7 @@ def save(path: str | os.PathLike, weights: Weights) -> None:
     """
     described, tensors = _parts(weights)
     described['checksum'] = _checksum(described, tensors)
-    metadata = {_KEY: json.dumps(described), 'format': 'np'}
+    metadata = {_KEY: json.dumps(described)}  # one entry: of two the order would be random
     files.write_bytes(epath.Path(path), safetensors.numpy.save(tensors, metadata))
 
 
@@ -90,9 +90,9 @@ def read(path: str | os.PathLike) -> Weights:
     if described.pop('checksum', None) != _checksum(described, tensors):
         raise ConfigError(f'{path}: is damaged: its content does not match its checksum')
     weights = Weights(
-        from_json(Architecture, described['architecture'], f'{path}: architecture'),
-        from_json(Preprocess, described['preprocess'], f'{path}: preprocess'),
-        described['origin'],
+        from_json(Architecture, described.get('architecture'), f'{path}: architecture'),
+        from_json(Preprocess, described.get('preprocess'), f'{path}: preprocess'),
+        described.get('origin', {}),
         unflatten_dict(tensors, sep='/'),
     )
     check_variables(weights, str(path))

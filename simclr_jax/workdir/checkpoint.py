@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -169,6 +170,24 @@ class Checkpoints:
         items = ocp.args.Composite(default=ocp.args.StandardRestore(abstract_state))
         return self._checkpointer.restore(self._path / str(step), items)['default']
 
+    def restore_some(self, step: int, choose: Callable[[Tree], Tree]) -> Tree:
+        """Reads parts of a checkpoint as NumPy arrays, by what the checkpoint says of itself.
+
+        Args:
+          step: of the checkpoint.
+          choose: takes the whole state as nested dicts, whose leaves have a shape and a type, and
+            returns those of them that are read, in their places.
+        """
+        options = _alone()
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+        with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
+            item = self._path / str(step) / 'default'
+            tree = choose(checkpointer.metadata(item).item_metadata.tree)
+            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+            arguments = ocp.args.PyTreeRestore(shapes, restore_args=how, partial_restore=True)
+            return checkpointer.restore(item, args=arguments)
+
     def close(self) -> None:
         """Waits for the save under way, in this process alone: the others may be gone."""
         if self._saving and self._saving[1]:
@@ -279,7 +298,7 @@ def _silence_orbax() -> None:
     threads come back to an event loop that is closed by then, once a write.
     """
     for name in ('absl', 'asyncio'):
-        logging.getLogger(name).addFilter(_is_not_of_a_save)
+        logging.getLogger(name).addFilter(_is_of_use)
     previous = sys.unraisablehook
 
     def hook(unraisable) -> None:
@@ -289,9 +308,11 @@ def _silence_orbax() -> None:
     sys.unraisablehook = hook
 
 
-def _is_not_of_a_save(record: logging.LogRecord) -> bool:
+def _is_of_use(record: logging.LogRecord) -> bool:
     from_orbax = '/orbax/' in record.pathname and record.levelno >= logging.ERROR
-    return not from_orbax and 'exception was never retrieved' not in record.getMessage()
+    # The last one is said of each item that is read by itself.
+    told = 'exception was never retrieved', 'Metadata file does not exist'
+    return not from_orbax and not any(text in record.getMessage() for text in told)
 
 
 def _warn(text: str) -> None:

@@ -1,6 +1,7 @@
 """Reading checkpoints of a workdir without its lock: a run may be training there."""
 
 import sys
+from collections.abc import Callable
 
 from etils import epath
 
@@ -44,10 +45,21 @@ def restore(workdir: str, step: int, abstract_state: Tree, *, latest: bool = Fal
     Raises:
       ConfigError: the run that trains there has removed the checkpoint.
     """
+    return _read(workdir, step, latest, lambda it, step: it.restore(step, abstract_state))
+
+
+def restore_some(
+    workdir: str, step: int, choose: Callable[[Tree], Tree], *, latest: bool = False
+) -> Tree:
+    """Returns parts of a checkpoint, as `Checkpoints.restore_some`; otherwise as `restore`."""
+    return _read(workdir, step, latest, lambda it, step: it.restore_some(step, choose))
+
+
+def _read(workdir: str, step: int, latest: bool, read: Callable[[Checkpoints, int], Tree]) -> Tree:
     while True:
         checkpoints = Checkpoints(workdir, keep=1)  # keep counts for saves alone
         try:
-            state = checkpoints.restore(step, abstract_state)
+            state = read(checkpoints, step)
         except Exception:
             if not _is_gone(workdir, step):
                 raise

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
+import simclr_jax
 from simclr_jax.config_loading import load_saved
 from simclr_jax.modes import pretrain
 from simclr_jax.train import inputs, loop
@@ -115,6 +116,12 @@ def test_a_run_leaves_metrics_of_every_step_checkpoints_and_a_report(undisturbed
     assert json.loads((workdir / 'result.json').read_text())['pretrain']['steps'] == 40
     assert (workdir / 'report.html').exists() and str(workdir / 'report.html') in output
     assert sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir()) == [20, 30, 40]
+    encoder = simclr_jax.load(workdir)
+    assert encoder.origin['steps'] == 40 and str(workdir / 'encoder.safetensors') in output
+    _, state = final_state(workdir)
+    trained = leaves(state['params']['encoder'])
+    for found, want in zip(leaves(encoder.variables['params']), trained, strict=True):
+        np.testing.assert_array_equal(found, want)
 
 
 @pytest.mark.slow

@@ -1,0 +1,201 @@
+"""A run's encoder as a file: when pretraining ends, and of any checkpoint without its data."""
+
+import json
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+import simclr_jax
+from simclr_jax import parallel
+from simclr_jax.config import ConfigError, RunError, to_json
+from simclr_jax.config_loading import load_saved
+from simclr_jax.data import deep, folder_cache
+from simclr_jax.methods.base import Representation, Tree
+from simclr_jax.methods.factory import create_method
+from simclr_jax.models.factory import VITS
+from simclr_jax.train.setup import Run
+from simclr_jax.train.state import TrainState
+from simclr_jax.weights import native
+from simclr_jax.weights.description import Architecture, Head, Preprocess, Weights
+from simclr_jax.workdir.claim import Held, check_claim
+from simclr_jax.workdir.reader import find_step, restore_some
+
+_FIRST_LAYERS = ('stem_conv', 'stem_conv1', 'patch_projection')  # which see the picture
+
+
+def write_encoder(run: Run, workdir: str, state: TrainState) -> None:
+    """Writes `encoder.safetensors` in the workdir; of several processes, the first one does.
+
+    Raises:
+      OSError: the disk is full, or failed; a file of before is as it was.
+    """
+    if parallel.is_main_process():
+        path = epath.Path(workdir) / native.NAME
+        native.save(path, weights_of(run, state))
+        print(f'encoder   {path}', flush=True)
+
+
+def weights_of(run: Run, state: TrainState) -> Weights:
+    """Returns the encoder that evaluation of `state` sees, and its projection head, if it has one.
+
+    No process has to wait for another, since each holds the whole state.
+    """
+    variables = jax.device_get(parallel.own_copy(_kept(run.config, state.all_variables())))
+    source = run.source
+    return _weights(
+        run.config,
+        variables,
+        int(state.step),
+        preprocess_of(run.config, source.image_shape[-1], source.intensity),
+        source.num_examples,
+    )
+
+
+def preprocess_of(config: ConfigDict, channels: int, intensity: deep.Range) -> Preprocess:
+    """Returns how evaluation of a run sees pictures."""
+    data = config.data
+    return Preprocess(
+        size=data.image_size,
+        crop=data.eval_crop,
+        interpolation=data.eval_interpolation,
+        antialias=data.eval_antialias,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        channels=channels,
+        intensity=tuple(intensity),
+    )
+
+
+def architecture_of(config: ConfigDict) -> Architecture:
+    """Returns the network that evaluation of a run uses, with the head that it may end in."""
+    model, representation = config.model, _representation(config)
+    head = representation.projector
+    if head is not None:
+        fields = Head.__dataclass_fields__
+        head = Head(**{name: getattr(head, name) for name in fields})
+    how: dict[str, Any] = {}
+    if model.encoder in VITS:
+        how |= {'pooling': model.pooling, 'patch_size': model.patch_size}
+        how |= {'num_heads': model.num_heads or VITS[model.encoder]['num_heads']}
+        how |= {'positions': model.positions}
+    else:
+        how |= {'stem': representation.encoder.stem}  # 'auto' no more
+        how |= {'padding': model.padding, 'width': model.width, 'sk_ratio': model.sk_ratio}
+    return Architecture(
+        model.encoder,
+        **how,
+        head=head,
+        head_layers=representation.head_layers,
+        dtype=model.dtype,
+    )
+
+
+def export_native(
+    workdir: str, step: int | None = None, output: str | os.PathLike | None = None
+) -> epath.Path:
+    """Writes the encoder of a checkpoint as a file, without the data; a run may be training there.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint; the last one where None.
+      output: the file; None is `encoder.safetensors` in the workdir.
+
+    Returns:
+      The file.
+
+    Raises:
+      ConfigError: the workdir holds no run, or no checkpoint of that step.
+      RunError: the checkpoint is damaged.
+    """
+    config = load_saved(workdir)
+    held = check_claim(config, workdir)
+    found = find_step(workdir, step)
+
+    def choose(state: Tree) -> Tree:
+        variables = _kept(config, {'params': state['params'], **state['variables']})
+        return {'step': state['step'], 'params': variables.pop('params'), 'variables': variables}
+
+    state = restore_some(workdir, found, choose, latest=step is None)
+    variables = {'params': state['params'], **state['variables']}
+    weights = _weights(
+        config,
+        variables,
+        int(state['step']),
+        preprocess_of(config, _channels(variables), _intensity(held, workdir)),
+        held.num_examples if held else None,
+    )
+    path = epath.Path(output or epath.Path(workdir) / native.NAME)
+    if parallel.is_main_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        native.save(path, weights)
+    return path
+
+
+def _weights(
+    config: ConfigDict,
+    variables: Tree,
+    step: int,
+    preprocess: Preprocess,
+    num_examples: int | None,
+) -> Weights:
+    data = {
+        'name': config.data.dataset,
+        'path': config.data.path,
+        'split': config.data.train_split,
+        'pictures': num_examples,
+    }
+    origin = {
+        'method': config.method,
+        'data': data,
+        'steps': step,
+        'config': json.loads(to_json(config)),
+        'version': simclr_jax.__version__,
+    }
+    return Weights(architecture_of(config), preprocess, origin, variables)
+
+
+def _representation(config: ConfigDict) -> Representation:
+    return create_method(config, total_steps=1).representation()
+
+
+def _kept(config: ConfigDict, variables: Tree) -> Tree:
+    """Returns of all the variables of a method those that evaluation may use."""
+    names = ['encoder'] + ['projector'] * (_representation(config).projector is not None)
+    kept = {
+        collection: {name: tree[name] for name in names if name in tree}
+        for collection, tree in variables.items()
+    }
+    return {collection: tree for collection, tree in kept.items() if tree}
+
+
+def _channels(variables: Tree) -> int:
+    encoder = variables['params']['encoder']
+    (kernel,) = (encoder[name]['kernel'] for name in _FIRST_LAYERS if name in encoder)
+    return int(np.shape(kernel)[-2])
+
+
+def _intensity(held: Held | None, workdir: str) -> deep.Range:
+    """Returns which values are black and white in pictures of more than 8 bits, as the run has it.
+
+    A folder's is remembered with the list of its pictures.
+    """
+    if held is None or held.pictures is None:
+        return deep.WHOLE
+    try:
+        peaks = folder_cache.unpack(held.pictures()).table['peak']
+    except ValueError as error:
+        raise RunError(
+            f'--workdir={workdir}: data.pictures, which says what the run was trained on, '
+            f'{error}; the command that trained it, given again, writes {native.NAME} too'
+        ) from error
+    return deep.range_of([float(peaks.max(initial=0))])
+
+
+def check_output(output: epath.Path, overwrite: bool) -> None:
+    """Raises ConfigError where there is something at `output` that must not be replaced."""
+    if output.exists() and not overwrite:
+        raise ConfigError(f'--output={output}: is there already; name another one, or --overwrite')
