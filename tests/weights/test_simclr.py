@@ -45,10 +45,10 @@ class Network:
         kernel = self.kernel(self.scope('conv2d'), size, size, x.shape[-1], filters)
         return tf.nn.conv2d(x, kernel, stride, 'SAME' if stride == 1 else 'VALID')
 
-    def norm(self, x, relu=True, scope='', center=True):
+    def norm(self, x, relu=True, scope='', center=True, scale=1.0):
         scope, dim = scope or self.scope('batch_normalization'), x.shape[-1]
         draw = lambda: self.rng.normal(size=dim)  # noqa: E731
-        gamma = self.variable(f'{scope}/gamma', 1 + 0.1 * draw())
+        gamma = self.variable(f'{scope}/gamma', scale * (1 + 0.1 * draw()))
         beta = self.variable(f'{scope}/beta', 0.1 * draw()) if center else None
         mean = self.variable(f'{scope}/moving_mean', 0.1 * draw())
         variance = self.variable(f'{scope}/moving_variance', 0.7 + 0.3 * np.abs(draw()))
@@ -82,7 +82,9 @@ class Network:
         else:
             x = self.norm(self.conv(x, filters, 3, stride))
         x = self.conv(x, out, 1 if self.bottleneck else 3, 1)
-        return tf.nn.relu(self.norm(x, relu=False) + shortcut)
+        # With 1 the features grow to thousands, and rounding in the softmax of selective kernels
+        # with them: a change of the picture's last bit then changes them by 1e-4.
+        return tf.nn.relu(self.norm(x, relu=False, scale=0.3) + shortcut)
 
     def __call__(self, x):
         self.counts = {}
