@@ -15,6 +15,7 @@ from simclr_jax.command import program
 from simclr_jax.config import ENCODERS, ConfigError, default, did_you_mean, flatten
 from simclr_jax.config_loading import split_preset
 from simclr_jax.modes import MODES
+from simclr_jax.modes.bench import BENCHES
 
 
 def _number(text: str) -> int:
@@ -31,11 +32,12 @@ def _switch(text: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A flag: its value in a word, what it means, and the value from its text."""
+    """A flag: its value in a word, what it means, the value from its text, and which there are."""
 
     value: str
     about: str
     read: Callable[[str], Any] = str
+    choices: Sequence[str] = ()
 
 
 _path = os.path.expanduser  # a shell leaves the ~ of --data=~/pictures as it is
@@ -54,7 +56,7 @@ FLAGS = {
         'there it is enough: its config need not be named',
         _path,
     ),
-    'mode': Flag('MODE', 'one of the above'),
+    'mode': Flag('MODE', 'one of the above', choices=tuple(MODES)),
     'step': Flag('N', 'which checkpoint of a run (the last one)', _number),
     'encoder': Flag('PATH', "a workdir, an encoder file, or another library's weights", _path),
     'data': Flag('FOLDER', 'the pictures: a folder, or the name of a data set', _path),
@@ -67,7 +69,7 @@ FLAGS = {
     'format': Flag('NAME', 'who is to read the export, as native or torchvision'),
     'overwrite': Flag('', 'replaces an output that is there', _switch),
     'topology': Flag('CHIPS', 'what to plan for: v5e:16x16, v4:4x4x4, cpu:8'),
-    'bench': Flag('NAME', 'what to measure: input, loss, step'),
+    'bench': Flag('NAME', f'what to measure: {", ".join(BENCHES)}', choices=BENCHES),
     'coordinator': Flag(
         'HOST:PORT', 'several processes, where neither a TPU pod nor SLURM says so by itself'
     ),
@@ -113,9 +115,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """
     texts, overrides = _split(argv)
     name = texts.setdefault('mode', 'pretrain')
-    if name not in MODES:
-        hint = did_you_mean(name, MODES)
-        raise ConfigError(f'--mode={name}: must be one of {", ".join(MODES)}{hint}')
+    for flag, text in texts.items():
+        _check_choice(flag, text)
     for flag, text in texts.items():
         _check_taken(flag, text, name)
     for field, text in overrides.items():
@@ -172,6 +173,13 @@ def _split(argv: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     return texts, overrides
 
 
+def _check_choice(flag: str, text: str) -> None:
+    choices = FLAGS[flag].choices
+    if choices and text not in choices:
+        hint = did_you_mean(text, choices)
+        raise ConfigError(f'--{flag}={text}: must be one of {", ".join(choices)}{hint}')
+
+
 def _takes(mode: str) -> tuple[str, ...]:
     """Returns the flags of a mode beside those of every mode."""
     of = MODES[mode]
@@ -224,6 +232,8 @@ def _check_present(texts: dict[str, str], mode: str) -> None:
         given = [flag for flag in either if flag in texts]
         if not given:
             forms = ' or '.join(f'--{flag}={FLAGS[flag].value}' for flag in either)
+            about = FLAGS[either[0]].about if len(either) == 1 else ''
+            forms += f', {about}' if about else ''
             raise ConfigError(f'--{either[0]}: missing; --mode={mode} needs {forms}')
         if len(given) > 1:
             forms = ' and '.join(f'--{flag}={texts[flag]}' for flag in given)

@@ -15,7 +15,7 @@ import jax
 import pytest
 
 from simclr_jax import cli
-from simclr_jax.cli_flags import parse
+from simclr_jax.cli_flags import FLAGS, parse
 from simclr_jax.modes import MODES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -85,7 +85,8 @@ def test_an_unused_gpu_is_said_for_each_mode_but_a_plan(monkeypatch, capsys):
     warned = set()
     for name, mode in MODES.items():
         monkeypatch.setitem(sys.modules, f'simclr_jax.modes.{name}', module)
-        flags = [f'--{need.split(" or ")[0]}=a' for need in mode.needs]
+        needed = [need.split(' or ')[0] for need in mode.needs]
+        flags = [f'--{flag}={(*FLAGS[flag].choices, "a")[0]}' for flag in needed]
         assert cli.main([f'--mode={name}', *flags, *[DIGITS][: mode.config]]) == 0
         if 'warning: there is a GPU' in capsys.readouterr().err:
             warned.add(name)

@@ -173,9 +173,13 @@ def test_what_pretraining_does_not_take(argument, words):
         (['--mode=export', '--encoder=a'], '--format: missing; --mode=export needs --format=NAME'),
         (['--mode=export', '--workdir=a', '--format=native', '--step=x'], '--step=x: must be a'),
         (['--mode=exprt'], 'did you mean export?'),
+        ([DIGITS, '--mode=bench'], '--bench: missing; --mode=bench needs --bench=NAME, what to'),
+        ([DIGITS, '--mode=bench', '--bench=stpe'], '--bench=stpe: must be one of input, loss, st'),
+        ([DIGITS, '--mode=bench', '--bench=stpe'], 'did you mean step?'),
+        ([DIGITS, '--mode=plan'], '--topology: missing; --mode=plan needs --topology=CHIPS, what'),
     ],
 )
-def test_what_embed_and_export_need(arguments, words):
+def test_what_a_mode_needs(arguments, words):
     with pytest.raises(ConfigError, match=re.escape(words)) as error:
         parse(arguments)
     assert '\n' not in str(error.value)

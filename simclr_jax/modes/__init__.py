@@ -45,6 +45,8 @@ MODES = {
         config=False,
     ),
     'preview': Mode('draws the first images of a run, with their views'),
-    'plan': Mode('says what a run would take on other chips', flags=('topology',)),
-    'bench': Mode('measures a part of a run', flags=('bench',)),
+    'plan': Mode(
+        'says what a run would take on other chips', flags=('topology',), needs=('topology',)
+    ),
+    'bench': Mode('measures a part of a run', flags=('bench',), needs=('bench',)),
 }

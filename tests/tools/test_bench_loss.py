@@ -1,7 +1,6 @@
 import json
 
 import jax
-import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax.modes import bench
@@ -43,11 +42,3 @@ def test_leaves_the_dense_loss_out_where_it_would_take_too_much_memory(monkeypat
 def test_temporary_bytes_are_the_compilers():
     program = jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((4,), 'float32')).compile()
     assert bench_loss.temporary_bytes(program) == 0
-
-
-@pytest.mark.parametrize(
-    ('name', 'words'), [(None, 'it must be one of input, loss, step'), ('los', 'did you mean')]
-)
-def test_a_benchmark_that_does_not_exist(tmp_path, name, words):
-    with pytest.raises(config_lib.ConfigError, match=words):
-        bench.main(config_lib.default(), str(tmp_path), name)
