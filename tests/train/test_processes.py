@@ -11,6 +11,8 @@ import time
 import numpy as np
 import pytest
 
+from simclr_jax.modes.encoder_file import export_native
+from simclr_jax.weights import native
 from simclr_jax.workdir.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -33,6 +35,12 @@ def start(config, workdir, data_dir, devices, *flags) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
 
 
 def first_losses(workdir, *processes: subprocess.Popen) -> list[float]:
@@ -69,13 +77,34 @@ def test_one_device_eight_devices_and_two_processes_of_four(method, inputs, data
     config = f'configs/{method}_digits.py'
     one = first_losses(tmp_path / '1', start(config, tmp_path / '1', data_dir, 1, *inputs))
     eight = first_losses(tmp_path / '8', start(config, tmp_path / '8', data_dir, 8, *inputs))
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    flags = (f'--coordinator=127.0.0.1:{port}', '--num_processes=2', *inputs)
+    flags = (f'--coordinator=127.0.0.1:{free_port()}', '--num_processes=2', *inputs)
     processes = [
         start(config, tmp_path / '2x4', data_dir, 4, *flags, f'--process_id={i}') for i in range(2)
     ]
     two = first_losses(tmp_path / '2x4', *processes)
     np.testing.assert_allclose(eight, one, rtol=0, atol=1e-4)
     np.testing.assert_allclose(two, one, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_writes_the_encoder_of_their_checkpoint(data_dir, tmp_path):
+    short = (
+        *('--config.epochs=1', '--config.batch_size=64', '--config.optimizer.warmup_epochs=0'),
+        *('--config.eval.after_pretrain=()', '--config.auto=()'),
+    )
+    coordinator = f'--coordinator=127.0.0.1:{free_port()}'
+    pair = [
+        start(
+            *('configs/simclr_digits.py', tmp_path / 'pair', data_dir, 2, *short, coordinator),
+            *('--num_processes=2', f'--process_id={i}'),
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=400)[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outputs
+    told = [f'encoder   {tmp_path}/pair/encoder.safetensors' in output for output in outputs]
+    assert told == [True, False]
+    found = (tmp_path / 'pair' / native.NAME).read_bytes()
+    other = export_native(str(tmp_path / 'pair'), output=tmp_path / 'other.safetensors')
+    assert found == other.read_bytes()
+    assert native.read(other).origin['steps'] == 1297 // 64
