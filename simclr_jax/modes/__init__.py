@@ -40,7 +40,7 @@ MODES = {
     ),
     'export': Mode(
         'writes an encoder as a file, for this library or for another one',
-        flags=('encoder', 'workdir', 'step', 'format', 'output', 'overwrite'),
+        flags=('encoder', 'workdir', 'step', 'format', 'output', 'overwrite', 'data'),
         needs=('encoder or workdir', 'format'),
         config=False,
     ),

@@ -1,7 +1,6 @@
 """A run's encoder as a file: when pretraining ends, and of any checkpoint without its data."""
 
 import json
-import os
 from typing import Any
 
 import jax
@@ -94,18 +93,12 @@ def architecture_of(config: ConfigDict) -> Architecture:
     )
 
 
-def export_native(
-    workdir: str, step: int | None = None, output: str | os.PathLike | None = None
-) -> epath.Path:
-    """Writes the encoder of a checkpoint as a file, without the data; a run may be training there.
+def checkpoint_weights(workdir: str, step: int | None = None) -> Weights:
+    """Returns the encoder of a checkpoint, without the data; a run may be training there.
 
     Args:
       workdir: of the run.
       step: of the checkpoint; the last one where None.
-      output: the file; None is `encoder.safetensors` in the workdir.
-
-    Returns:
-      The file.
 
     Raises:
       ConfigError: the workdir holds no run, or no checkpoint of that step.
@@ -121,18 +114,13 @@ def export_native(
 
     state = restore_some(workdir, found, choose, latest=step is None)
     variables = {'params': state['params'], **state['variables']}
-    weights = _weights(
+    return _weights(
         config,
         variables,
         int(state['step']),
         preprocess_of(config, _channels(variables), _intensity(held, workdir)),
         held.num_examples if held else None,
     )
-    path = epath.Path(output or epath.Path(workdir) / native.NAME)
-    if parallel.is_main_process():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        native.save(path, weights)
-    return path
 
 
 def _weights(

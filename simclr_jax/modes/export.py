@@ -4,11 +4,10 @@ from etils import epath
 
 from simclr_jax import parallel
 from simclr_jax.config import ConfigError
-from simclr_jax.modes.encoder_file import check_output, export_native
-from simclr_jax.weights import native
+from simclr_jax.modes.encoder_file import check_output, checkpoint_weights
+from simclr_jax.weights import exporting, formats, native, parity
+from simclr_jax.weights.description import Weights
 from simclr_jax.weights.loading import read_weights
-
-FORMATS = ('native',)
 
 
 def main(
@@ -19,37 +18,54 @@ def main(
     format: str,
     output: str | None,
     overwrite: bool,
+    data: str | None = None,
 ) -> None:
-    """Writes an encoder in another form.
+    """Writes an encoder in another form, and proves that it is the same.
 
     Args:
       encoder: a workdir, an encoder file, or another library's weights.
       workdir: of a run, whose checkpoint is taken instead; it may be training.
       step: of that checkpoint; the last one where None.
-      format: one of `FORMATS`.
-      output: a folder, or a file that ends in .safetensors; None is the workdir.
+      format: one of `formats.FORMATS`.
+      output: a folder. Of the native format it may be a file that ends in .safetensors, or a place
+        in a bucket; and with `workdir` None, which is the workdir.
       overwrite: whether to replace what is there.
+      data: a folder of pictures to prove it by; photographs of other packages where None.
 
     Raises:
-      ConfigError: one of these is wrong; nothing was written.
+      ConfigError: one of these is wrong, or the format cannot express the encoder; nothing was
+        written.
+      RunError: to the library that it is for, what was written is another encoder; it is deleted.
     """
-    if format not in FORMATS:
-        raise ConfigError(f'--format={format}: must be one of {", ".join(FORMATS)}')
+    formats.module_of(format)
     if step is not None and not workdir:
         raise ConfigError('--step: names a checkpoint, and so needs --workdir')
-    path = None
-    if output:
-        path = epath.Path(output).expanduser()
+    if output is None and not (format == 'native' and workdir):
+        raise ConfigError(f'--output: missing; name the folder that --format={format} writes')
+    if format == 'native' and _is_file(output):
+        path = epath.Path(output or workdir).expanduser()
         if path.suffix != '.safetensors':
             path /= native.NAME
-        check_output(path, overwrite)
-    if workdir:
-        path = export_native(workdir, step, path)
-    elif path is None:
-        raise ConfigError('--output: name the folder to write to')
-    elif parallel.is_main_process():
-        weights = read_weights(encoder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        native.save(path, weights)
+        if output:
+            check_output(path, overwrite)
+        weights = _weights(encoder, workdir, step)
+        if parallel.is_main_process():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            native.save(path, weights)
+            print(f'encoder   {path}', flush=True)
+        return
+    place = exporting.checked_place(output, overwrite)
+    weights = _weights(encoder, workdir, step)
+    formats.module_of(format).check(weights)
+    pictures, told = parity.pictures_for(weights.preprocess, data)
     if parallel.is_main_process():
-        print(f'encoder   {path}', flush=True)
+        print(exporting.export(weights, format, place, pictures, told))
+        print(f'encoder   {output}: its README.md says how it is loaded', flush=True)
+
+
+def _is_file(output: str | None) -> bool:
+    return output is None or output.endswith('.safetensors') or '://' in output
+
+
+def _weights(encoder: str | None, workdir: str | None, step: int | None) -> Weights:
+    return checkpoint_weights(workdir, step) if workdir else read_weights(encoder)

@@ -9,6 +9,7 @@ and no TensorFlow.
 import hashlib
 import json
 import os
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,11 @@ from simclr_jax.weights.description import (
 NAME = 'encoder.safetensors'  # in a workdir
 FORMAT = 1  # of what is written; rises where an older version would misread it
 _KEY = 'simclr_jax'
+
+# As a format of `--mode=export` (`formats.py`).
+PACKAGES = ()
+INPUT = 'nhwc'
+FILES = f'`{NAME}` is the whole of it, in one file.'
 
 
 def save(path: str | os.PathLike, weights: Weights) -> None:
@@ -126,3 +132,30 @@ def _checksum(described: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
         digest.update(f'\n{name} {value.dtype} {value.shape}\n'.encode())
         digest.update(value)
     return digest.hexdigest()
+
+
+def check(weights: Weights) -> None:
+    """Every encoder can be written so."""
+
+
+def write(weights: Weights, folder: pathlib.Path) -> None:
+    """Writes the file into a folder."""
+    save(folder / NAME, weights)
+
+
+def lines(weights: Weights, folder: str) -> list[str]:
+    """Returns the Python lines that load an exported file."""
+    del weights
+    return ['import simclr_jax', '', f"encoder = simclr_jax.load('{folder}/{NAME}')"]
+
+
+def features(weights: Weights) -> str:
+    """Returns the expression that turns normalized `images` into features."""
+    del weights
+    return 'encoder.module.apply(encoder.variables, images, train=False)'
+
+
+def use(weights: Weights) -> list[str]:
+    """Returns the lines that turn `picture` into features."""
+    del weights
+    return ['features = encoder([numpy.array(picture)])']

@@ -4,6 +4,7 @@ Keys are those of `timm.models.vision_transformer`, which DINO, MAE and MoCo v3 
 ResNet those of torchvision.
 """
 
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +14,12 @@ import numpy as np
 from simclr_jax.config import ConfigError
 from simclr_jax.models.factory import RESNETS, VITS
 from simclr_jax.models.vit import EPSILON
-from simclr_jax.weights import torch_layout, torchvision
+from simclr_jax.weights import formats, torch_layout, torchvision
 from simclr_jax.weights.description import Preprocess, Weights
 
+PACKAGES = ('torch', 'timm')
+INPUT = 'nchw'
+FILES = "`config.json` and `model.safetensors` are a folder for timm's `local-dir:`."
 _BLOCK = r'blocks.\1'
 VIT = {  # pattern of our module -> theirs
     'class_token': 'cls_token',
@@ -254,6 +258,31 @@ def config_of(weights: Weights) -> dict[str, Any]:
             'classifier': 'head' if architecture.is_vit else 'fc',
         },
     }
+
+
+def write(weights: Weights, folder: pathlib.Path) -> None:
+    """Writes `config.json` and `model.safetensors`."""
+    formats.save_tensors(folder / 'model.safetensors', weights, to_tensors(weights))
+    formats.save_json(folder / 'config.json', config_of(weights))
+
+
+def features(weights: Weights) -> str:
+    """Returns the expression that turns `images` into features."""
+    del weights
+    return 'model(images)'
+
+
+def use(weights: Weights) -> list[str]:
+    """Returns the lines that turn `picture` into features."""
+    mode = 'RGB' if weights.preprocess.channels == 3 else 'L'
+    return [
+        'import torch',
+        '',
+        'prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))',
+        f"images = prepare(picture.convert('{mode}'))[None]",
+        'with torch.no_grad():',
+        f'    features = {features(weights)}',
+    ]
 
 
 def lines(weights: Weights, folder: str) -> list[str]:

@@ -4,6 +4,7 @@ Keys are those of `torchvision.models` (`resnet.py`, `vision_transformer.py`). M
 SwAV, VICReg and Barlow Twins have the ResNet's too.
 """
 
+import pathlib
 import re
 from collections.abc import Mapping
 
@@ -12,9 +13,12 @@ import numpy as np
 from simclr_jax.models.factory import RESNETS, VITS
 from simclr_jax.models.resnet import BottleneckBlock
 from simclr_jax.models.vit import EPSILON
-from simclr_jax.weights import torch_layout
+from simclr_jax.weights import formats, readme, torch_layout
 from simclr_jax.weights.description import Architecture, Preprocess, Weights
 
+PACKAGES = ('torch', 'torchvision', 'safetensors')
+INPUT = 'nchw'
+FILES = '`model.safetensors` is its state dict, with the keys of `torchvision.models`.'
 RESNET = {  # pattern of our module -> theirs
     'stem_conv': 'conv1',
     'stem_norm': 'bn1',
@@ -177,6 +181,26 @@ def to_tensors(weights: Weights) -> dict[str, np.ndarray]:
         dim, side = VITS[architecture.encoder]['dim'], size // architecture.patch_size
         tensors[_POSITIONS] = torch_layout.position_tensor(side, dim, token=True)
     return tensors
+
+
+def write(weights: Weights, folder: pathlib.Path) -> None:
+    """Writes `model.safetensors`."""
+    formats.save_tensors(folder / 'model.safetensors', weights, to_tensors(weights))
+
+
+def features(weights: Weights) -> str:
+    """Returns the expression that turns `images` into features."""
+    del weights
+    return 'model(images)'
+
+
+def use(weights: Weights) -> list[str]:
+    """Returns the lines that turn `picture` into features."""
+    return [
+        *readme.normalize_lines(weights, torch=True),
+        'with torch.no_grad():',
+        f'    features = {features(weights)}',
+    ]
 
 
 def lines(weights: Weights, folder: str) -> list[str]:

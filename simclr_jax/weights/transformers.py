@@ -4,6 +4,7 @@
 A ViT's keys are those of version 4, which version 5 renames as it reads and as it writes.
 """
 
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +14,15 @@ import numpy as np
 from simclr_jax.config import ConfigError
 from simclr_jax.models.factory import RESNETS, VITS
 from simclr_jax.models.resnet import BottleneckBlock
-from simclr_jax.weights import torch_layout
+from simclr_jax.weights import formats, torch_layout
 from simclr_jax.weights.description import Preprocess, Weights
 
+PACKAGES = ('torch', 'transformers')
+INPUT = 'nchw'
+FILES = (
+    '`config.json`, `preprocessor_config.json` and `model.safetensors` are a folder for '
+    '`from_pretrained`.'
+)
 RESNET = {  # pattern of our module -> theirs; _resnet_table counts stages and layers from 0
     'stem_conv': 'embedder.embedder.convolution',
     'stem_norm': 'embedder.embedder.normalization',
@@ -319,13 +326,51 @@ def preprocessor_of(weights: Weights) -> dict[str, Any]:
     }
 
 
+def write(weights: Weights, folder: pathlib.Path) -> None:
+    """Writes `config.json`, `preprocessor_config.json` and `model.safetensors`."""
+    formats.save_tensors(folder / 'model.safetensors', weights, to_tensors(weights))
+    formats.save_json(folder / 'config.json', config_of(weights))
+    formats.save_json(folder / 'preprocessor_config.json', preprocessor_of(weights))
+
+
+def features(weights: Weights) -> str:
+    """Returns the expression that turns `images` into features."""
+    if weights.architecture.is_vit:
+        return 'model(images).last_hidden_state[:, 0]'
+    return 'model(images).pooler_output.flatten(1)'
+
+
+def use(weights: Weights) -> list[str]:
+    """Returns the lines that turn `picture` into features."""
+    mode = 'RGB' if weights.preprocess.channels == 3 else 'L'
+    return [
+        'import torch',
+        '',
+        f"picture = picture.convert('{mode}')",
+        "images = prepare(picture, return_tensors='pt')['pixel_values']",
+        'with torch.no_grad():',
+        f'    features = {features(weights)}',
+    ]
+
+
+def strict(weights: Weights, folder: str) -> list[str]:
+    """Returns lines that fail where the model would take what is not in the file from elsewhere."""
+    kind = 'ViTModel' if weights.architecture.is_vit else 'ResNetModel'
+    more = ', add_pooling_layer=False' if weights.architecture.is_vit else ''
+    return [
+        f"_, info = {kind}.from_pretrained('{folder}'{more}, output_loading_info=True)",
+        'assert not any(info.values()), info',
+    ]
+
+
 def lines(weights: Weights, folder: str) -> list[str]:
     """Returns the Python lines that load an exported folder as `model`."""
     kind = 'ViTModel' if weights.architecture.is_vit else 'ResNetModel'
     more = ', add_pooling_layer=False' if weights.architecture.is_vit else ''
     return [
-        f'from transformers import {kind}',
+        f'from transformers import AutoImageProcessor, {kind}',
         '',
         f"model = {kind}.from_pretrained('{folder}'{more})",
+        f"prepare = AutoImageProcessor.from_pretrained('{folder}')",
         'model.eval()',
     ]

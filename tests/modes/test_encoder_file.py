@@ -154,7 +154,8 @@ def test_a_checkpoint_gives_the_file_that_the_run_writes(method, data_dir, tmp_p
     state = trained(run)
     saved(run, tmp_path, state)
     encoder_file.write_encoder(run, str(tmp_path), state)
-    path = encoder_file.export_native(str(tmp_path), output=tmp_path / 'other.safetensors')
+    path = tmp_path / 'other.safetensors'
+    export_to(workdir=str(tmp_path), output=str(path))
     assert path.read_bytes() == (tmp_path / native.NAME).read_bytes()
 
 
@@ -261,8 +262,14 @@ def test_export_checks_what_it_is_given(data_dir, tmp_path):
     export_to(workdir=workdir, step=3, output=str(tmp_path / 'new' / 'folder'))
     written = tmp_path / 'new' / 'folder' / native.NAME
     assert simclr_jax.load(written).origin['steps'] == 3
+    assert 'Compared with simclr_jax' in (written.parent / 'README.md').read_text()
     with pytest.raises(ConfigError, match='is there already'):
         export_to(encoder=str(written), output=str(tmp_path / 'new' / 'folder'))
+    with pytest.raises(ConfigError, match='--output: missing; name the folder'):
+        export_to(workdir=workdir, format='timm')
+    with pytest.raises(ConfigError, match='--format=timm: cannot express resnet_tiny'):
+        export_to(workdir=workdir, format='timm', output=str(tmp_path / 'timm'))
+    assert not (tmp_path / 'timm').exists()
     export_to(encoder=str(written), output=str(tmp_path / 'copy.safetensors'))
     assert (tmp_path / 'copy.safetensors').read_bytes() == written.read_bytes()
     export_to(encoder=str(written), output=str(tmp_path / 'copy.safetensors'), overwrite=True)
