@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from simclr_jax.config import ConfigError
 from simclr_jax.weights import byol, foreign, public, simclr, timm, torch_layout, torchvision
@@ -20,6 +21,7 @@ from simclr_jax.weights.pickles import Call, UnreadableError, as_dict
 # In the order in which timm and transformers prefer them.
 _NAMES = ('model.safetensors', 'pytorch_model.bin', 'pytorch_model.pth', 'model.pth')
 _SUFFIXES = ('.safetensors', '.pth', '.pt', '.pth.tar', '.bin', '.pkl', '.ckpt')
+_MOCO_V3 = next(row for row in public.CHECKPOINTS if row.name == 'MoCo v3')
 _ALLOWANCE = 1 << 20  # bytes that tensors may have beyond twice their file's size
 
 
@@ -69,7 +71,7 @@ def _own(value: np.ndarray) -> np.ndarray:
 def _sha256(paths: list[str]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        with open(path, 'rb') as file:
+        with epath.Path(path).open('rb') as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
@@ -81,17 +83,17 @@ def _find(path: str) -> tuple[str, dict[str, Any]]:
     Raises:
       ConfigError: there is none.
     """
-    if not os.path.isdir(path):
-        if not os.path.exists(path) and '://' not in path:
+    place = epath.Path(path)
+    if not place.is_dir():
+        if not place.exists():
             raise ConfigError(f'{path}: there is no such file or folder')
-        folder = os.path.dirname(path)
         # Only what is beside a file of that name is about it.
-        return path, _beside(folder) if os.path.basename(path) in _NAMES else {}
-    names = sorted(os.listdir(path))
+        return path, _beside(place.parent) if place.name in _NAMES else {}
+    names = sorted(file.name for file in place.iterdir())
     others = [name for name in names if name.endswith(_SUFFIXES)]
     found = [name for name in _NAMES if name in names][:1] or others
     if len(found) == 1:
-        return os.path.join(path, found[0]), _beside(path)
+        return os.path.join(path, found[0]), _beside(place)
     if any(name.endswith('.index.json') for name in names):
         raise ConfigError(f'{path}: its weights are in several parts; give a file with all of them')
     if found:
@@ -110,15 +112,14 @@ def _find(path: str) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _beside(folder: str) -> dict[str, Any]:
+def _beside(folder: epath.Path) -> dict[str, Any]:
     found = {}
     for name in ('config.json', 'preprocessor_config.json'):
-        path = os.path.join(folder, name)
-        if not os.path.isfile(path):
+        path = folder / name
+        if not path.is_file():
             continue
         try:
-            with open(path, encoding='utf-8') as file:
-                found[name] = json.load(file)
+            found[name] = json.loads(path.read_text())
         except (ValueError, RecursionError, OSError) as error:
             raise ConfigError(f'{path}: is no JSON: {error}') from error
         if not isinstance(found[name], dict):
@@ -194,16 +195,14 @@ def _read_inner(
             preprocessor=beside.get('preprocessor_config.json'),
             metadata=metadata,
         )
-    ours_to_say: dict[str, Any] = {'metadata': metadata}
-    patches = shapes.get('patch_embed.proj.weight', ())
-    if patches:
-        ours_to_say['num_heads'] = row.num_heads.get(patches[0], _heads(tensors, patches[0]))
+    patches = shapes.get('patch_embed.proj.weight')
     if config is not None and 'architecture' in config:
-        weights = timm.from_tensors(tensors, path, config=config, **ours_to_say)
+        weights = timm.from_tensors(tensors, path, config=config, metadata=metadata)
     elif patches:
-        weights = timm.from_tensors(tensors, path, **ours_to_say)
+        heads = row.num_heads.get(patches[0], _heads(tensors, patches[0]))
+        weights = timm.from_tensors(tensors, path, metadata=metadata, num_heads=heads)
     else:
-        weights = torchvision.from_tensors(tensors, path, **ours_to_say)
+        weights = torchvision.from_tensors(tensors, path, metadata=metadata)
     if row.name:
         preprocess = dataclasses.replace(weights.preprocess, interpolation=row.interpolation)
         weights = dataclasses.replace(weights, preprocess=preprocess)
@@ -211,7 +210,10 @@ def _read_inner(
 
 
 def _heads(tensors: Mapping[str, np.ndarray], dim: int) -> int | None:
-    """Returns the heads of a ViT whose positions are MoCo v3's, and so its number of heads."""
+    """Returns how many heads a ViT has whose positions are MoCo v3's, None for others.
+
+    Its `convert_to_deit.py` leaves nothing else to tell its ViT-S by, which has 12 in place of 6.
+    """
     positions = tensors.get('pos_embed', np.zeros(0))
     tokens = positions.shape[1] if positions.ndim == 3 else 0
     side = math.isqrt(max(tokens - 1, 0))
@@ -219,9 +221,6 @@ def _heads(tensors: Mapping[str, np.ndarray], dim: int) -> int | None:
         return None
     fixed = torch_layout.is_sincos(positions, side, token=True)
     return _MOCO_V3.num_heads.get(dim) if fixed else None
-
-
-_MOCO_V3 = next(row for row in public.CHECKPOINTS if row.name == 'MoCo v3')
 
 
 def _what_tree(content: foreign.Content) -> str:

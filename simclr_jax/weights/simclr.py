@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 from flax.traverse_util import unflatten_dict
 
 from simclr_jax.config import ConfigError
@@ -41,26 +42,26 @@ def checkpoint_prefix(path: str) -> str | None:
     A folder has a file `checkpoint`, which names its last one, or a single `*.index`.
     """
     prefix = re.sub(r'\.(index|meta|data-\d{5}-of-\d{5})$', '', path)
-    if os.path.isfile(f'{prefix}.index'):
+    if epath.Path(f'{prefix}.index').is_file():
         return prefix
-    if not os.path.isdir(path):
+    folder = epath.Path(path)
+    if not folder.is_dir():
         return None
-    indices = sorted(name for name in os.listdir(path) if name.endswith('.index'))
-    named = None
-    if os.path.isfile(os.path.join(path, 'checkpoint')):
-        with open(os.path.join(path, 'checkpoint'), encoding='utf-8', errors='replace') as file:
-            named = re.search(r'model_checkpoint_path: "([^"]*)"', file.read(4096))
-    name = f'{os.path.basename(named[1])}.index' if named else (indices or [''])[-1]
-    if name not in indices or (not named and len(indices) > 1):
-        return None
-    return os.path.join(path, name.removesuffix('.index'))
+    indices = sorted(file.name for file in folder.iterdir() if file.name.endswith('.index'))
+    names = indices if len(indices) == 1 else []
+    if (folder / 'checkpoint').is_file():
+        with (folder / 'checkpoint').open('rb') as file:
+            named = re.search(rb'model_checkpoint_path: "([^"]*)"', file.read(4096))
+        last = os.path.basename(named[1].decode(errors='replace')) if named else ''
+        names = [f'{last}.index'] if f'{last}.index' in indices else names
+    return os.path.join(path, names[0].removesuffix('.index')) if names else None
 
 
 def files_of(prefix: str) -> list[str]:
     """Returns the files that hold the variables of a checkpoint."""
     folder, name = os.path.split(prefix)
     parts = re.compile(re.escape(name) + r'\.(index|data-\d{5}-of-\d{5})')
-    names = sorted(os.listdir(folder or '.'))
+    names = sorted(file.name for file in epath.Path(folder or '.').iterdir())
     return [os.path.join(folder, name) for name in names if parts.fullmatch(name)]
 
 
