@@ -143,15 +143,19 @@ def _dispatch(flags: argparse.Namespace, overrides: dict[str, str]) -> int | Non
     elif mode.config:
         config = load_saved(flags.workdir, overrides)
     start_processes(flags)
+    of_run = mode.config and not given.get('encoder')  # else the data alone are the config's
+    if of_run:
+        from simclr_jax.modes import start
+
+        config, lines = start.settle(config, flags.workdir, trains=flags.mode == 'pretrain')
+        notes += lines
     if _several_processes():
         from simclr_jax.workdir.agreement import check_same_command
 
         fields = json.loads(to_json(config)) if mode.config else {}
         named = {f'--{name}': value for name, value in ({'mode': flags.mode} | given).items()}
         check_same_command(named | fields)
-    if (
-        mode.config and flags.mode != 'plan'
-    ):  # is about other hardware, and makes the devices itself
+    if of_run and flags.mode != 'plan':  # is about other hardware, and makes the devices itself
         config, line = settle(config, flags.workdir)
         notes += [line] if line else []
     if notes and (flags.mode == 'plan' or _is_main_process()):

@@ -20,6 +20,12 @@ LINEAR_PROTOCOLS = ('fast', 'simclr', 'simclr_cifar', 'byol', 'moco_v2', 'moco_v
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200', 'resnet_tiny')
 VITS = {'vit_ti16': 192, 'vit_s16': 384, 'vit_b16': 768, 'vit_l16': 1024}  # name: width
 ENCODERS = (*RESNETS, *VITS)
+# What an encoder to start from decides: its architecture, and how pixels are normalized.
+ARCHITECTURE_FIELDS = (
+    *('model.encoder', 'model.stem', 'model.padding', 'model.width', 'model.sk_ratio'),
+    *('model.pooling', 'model.num_heads', 'model.patch_size', 'model.positions', 'model.epsilon'),
+)
+START_FIELDS = (*ARCHITECTURE_FIELDS, 'data.mean', 'data.std')
 SMALL_IMAGE = 32  # pixels; up to this size model.stem='auto' is 'small'
 # What `config.auto` can list.
 AUTO_FIELDS = ('batch_size', 'data.image_size', 'model.encoder', 'model.dtype', 'augment.dtype')
@@ -92,9 +98,17 @@ def default() -> ConfigDict:
     config.model.num_heads = 0  # of a ViT; 0: 3, 12, 12 and 16 from Ti to L. timm's ViT-S has 6
     config.model.patch_size = 16  # of a ViT, in pixels
     config.model.positions = 'sincos'  # of a ViT: fixed, or 'learned' for one picture size
+    config.model.epsilon = 1e-6  # of a ViT's LayerNorm
     config.model.freeze_patch_projection = True  # a ViT's stays random, as MoCo v3 has it
     config.model.remat = 'none'  # recompute activations: 'blocks', or 'full' for the least memory
     config.model.dtype = 'float32'  # of the encoder's and heads' arithmetic: or 'bfloat16'
+
+    # What the encoder goes on from. Its architecture and its normalization of pixels come with it:
+    # START_FIELDS are set from the file, unless they are given on the command line.
+    config.start = ConfigDict()
+    config.start.encoder = ''  # an encoder file, a workdir, other weights; '': it starts at random
+    config.start.checksum = ''  # of what it held when the run began, which writes it here
+    config.start.given = ()  # those of START_FIELDS that the command line gives
 
     config.simclr = ConfigDict()
     config.simclr.temperature = 0.1  # of NT-Xent, above 0

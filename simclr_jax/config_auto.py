@@ -98,7 +98,7 @@ def settle(
     """
     if not config.auto:
         return config, None
-    saved = _parse(saved_json)
+    saved = parse_saved(saved_json)
     fields, why = choose(hardware)
     chosen = {name: fields[name] for name in config.auto if name not in saved}
     kept = {name: saved[name] for name in config.auto if name in saved}
@@ -116,7 +116,7 @@ def _line(fields: dict[str, Any], why: str) -> str:
     return f'chosen for this machine ({why}), where nothing was given: {as_flags(fields)}'
 
 
-def _parse(saved_json: str | None) -> dict[str, Any]:
+def parse_saved(saved_json: str | None) -> dict[str, Any]:
     """Returns the fields of a saved config; none where it is damaged, which others report."""
     try:
         return dict(json.loads(saved_json or '{}'))

@@ -51,6 +51,7 @@ _POSITIVE = (
     'data.eval_crop',
     'model.width',
     'model.patch_size',
+    'model.epsilon',
     'model.norm_group_size',
     'simclr.temperature',
     'simclr.num_layers',
@@ -174,6 +175,8 @@ def validate(config: ConfigDict) -> None:
         size, batch = fields['moco.queue_size'], fields['batch_size']
         want = f'must be a multiple of batch_size={batch}; use {max(size // batch, 1) * batch}'
         check(size % batch == 0, 'moco.queue_size', want)
+    want = 'needs start.encoder beside it'
+    check(fields['start.encoder'] or not fields['start.checksum'], 'start.checksum', want)
     _check_model(fields, check)
     try:
         view_recipes(config)

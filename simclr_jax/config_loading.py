@@ -14,7 +14,14 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax.config import ConfigError, default, did_you_mean, flatten, to_json
+from simclr_jax.config import (
+    START_FIELDS,
+    ConfigError,
+    default,
+    did_you_mean,
+    flatten,
+    to_json,
+)
 from simclr_jax.config_checks import validate
 
 # Sections that may change between two commands on one workdir: they do not touch the training.
@@ -23,6 +30,7 @@ FREE_FIELDS = (
     *('data.eval_interpolation', 'data.eval_antialias'),
     *('log', 'checkpoint', 'health'),
     *('eval', 'linear_eval', 'knn'),
+    *('start.encoder', 'start.given'),  # what it held is compared by its checksum
 )
 
 # Fields that have another name today, for workdirs from before.
@@ -71,6 +79,7 @@ def load(
     for field, text in (overrides or {}).items():
         override(config, field, text)
         config.auto = tuple(name for name in config.auto if name != field)
+    _remember_given(config, overrides or {})
     _shorten_warmup(config, overrides or {}, say)
     validate(config)
     return config
@@ -132,6 +141,7 @@ def load_saved(workdir: str, overrides: dict[str, str] | None = None) -> ConfigD
         _set(config, field, _as_type_of(value, fields[field], f'{path}: {field}'))
     for field, text in (overrides or {}).items():
         override(config, field, text)
+    _remember_given(config, overrides or {})
     validate(config)
     return config
 
@@ -173,6 +183,11 @@ def _set(config: ConfigDict, field: str, value: Any) -> None:
     for key in section.split('.') if section else ():
         parent = parent[key]
     parent[name] = value
+
+
+def _remember_given(config: ConfigDict, overrides: dict[str, str]) -> None:
+    """Notes which fields weights to start from may not set."""
+    config.start.given = tuple(field for field in START_FIELDS if field in overrides)
 
 
 def _shorten_warmup(

@@ -43,8 +43,12 @@ class Method(Protocol):
     def representation(self) -> nn.Module:
         """Returns what evaluation applies to all the variables of `init`, `params` included."""
 
-    def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
-        """Returns `variables` (with `params`, whose `encoder` is what is kept) and `extra`."""
+    def init(self, rng: jax.Array, views: jax.Array, encoder: Tree = None) -> tuple[Tree, Tree]:
+        """Returns `variables` (with `params`, whose `encoder` is what is kept) and `extra`.
+
+        Where `encoder`, the variables of one, is given, the encoder starts as it, and so does every
+        network of `extra` that follows it; heads start at random all the same.
+        """
 
     def loss(
         self, params: Tree, variables: Tree, extra: Tree, views: jax.Array, rng: jax.Array, step
@@ -63,6 +67,16 @@ class Method(Protocol):
 
         None where such an encoder does not stand out by its loss.
         """
+
+
+def start_from(variables: Tree, encoder: Tree | None) -> Tree:
+    """Returns a network's variables with those of `encoder`, if any, in its encoder's place."""
+    if encoder is None:
+        return variables
+    return {
+        name: {**tree, 'encoder': encoder[name]} if name in encoder else tree
+        for name, tree in variables.items()
+    }
 
 
 class Representation(nn.Module):

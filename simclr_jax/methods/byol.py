@@ -8,7 +8,14 @@ import optax
 from flax import linen as nn
 
 from simclr_jax.losses import regression_loss
-from simclr_jax.methods.base import Aux, Representation, Tree, embedding_std, in_micro_batches
+from simclr_jax.methods.base import (
+    Aux,
+    Representation,
+    Tree,
+    embedding_std,
+    in_micro_batches,
+    start_from,
+)
 from simclr_jax.methods.networks import PredictionNetwork
 from simclr_jax.models.heads import MLPHead
 from simclr_jax.models.normalization import GLOBAL, NormScope
@@ -21,7 +28,7 @@ class BYOL:
 
     As the original (`byol/byol_experiment.py`): each view has a forward pass, and so batch
     statistics, of its own; the target runs in training mode and starts from another random
-    initialization.
+    initialization; of an encoder that is given, both start as copies.
     """
 
     encoder: nn.Module
@@ -49,10 +56,11 @@ class BYOL:
     def representation(self) -> Representation:
         return Representation(self.encoder)
 
-    def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
+    def init(self, rng: jax.Array, views: jax.Array, encoder: Tree = None) -> tuple[Tree, Tree]:
         online_rng, target_rng = jax.random.split(rng)
         target = self.network.init(target_rng, views[:, 0], train=True, method='project')
-        return self.network.init(online_rng, views[:, 0], train=True), target
+        online = self.network.init(online_rng, views[:, 0], train=True)
+        return start_from(online, encoder), start_from(target, encoder)
 
     def loss(self, params, variables, extra, views, rng, step) -> tuple[jax.Array, Aux]:
         def forward(statistics: Tree, views: jax.Array):

@@ -41,6 +41,7 @@ def create_method(
         num_heads=model.num_heads,
         patch_size=model.patch_size,
         positions=model.positions,
+        epsilon=model.epsilon,
         freeze_patch_projection=model.freeze_patch_projection,
         remat=model.remat,
         dot_1x1=platform == 'cpu',

@@ -10,7 +10,14 @@ from flax import linen as nn
 
 from simclr_jax.losses import info_nce
 from simclr_jax.losses.normalize import l2_normalize
-from simclr_jax.methods.base import Aux, Representation, Tree, embedding_std, in_micro_batches
+from simclr_jax.methods.base import (
+    Aux,
+    Representation,
+    Tree,
+    embedding_std,
+    in_micro_batches,
+    start_from,
+)
 from simclr_jax.methods.networks import ProjectionNetwork
 from simclr_jax.models.heads import MLPHead, torch_linear_init
 from simclr_jax.models.normalization import GLOBAL, NormScope
@@ -67,9 +74,10 @@ class MoCo:
     def representation(self) -> Representation:
         return Representation(self.encoder)
 
-    def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
+    def init(self, rng: jax.Array, views: jax.Array, encoder: Tree = None) -> tuple[Tree, Tree]:
         network_rng, queue_rng = jax.random.split(rng)
         variables = self.network.init(network_rng, views[:, 0], train=True)
+        variables = start_from(variables, encoder)
         queue = jax.random.normal(queue_rng, (self.queue_size, self.output_dim))
         extra = {
             'key_network': variables,

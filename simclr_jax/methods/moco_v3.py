@@ -9,7 +9,14 @@ import optax
 from flax import linen as nn
 
 from simclr_jax.losses import info_nce
-from simclr_jax.methods.base import Aux, Representation, Tree, embedding_std, in_micro_batches
+from simclr_jax.methods.base import (
+    Aux,
+    Representation,
+    Tree,
+    embedding_std,
+    in_micro_batches,
+    start_from,
+)
 from simclr_jax.methods.networks import PredictionNetwork
 from simclr_jax.models.heads import MLPHead, torch_linear_init
 from simclr_jax.models.normalization import GLOBAL, NormScope
@@ -61,8 +68,8 @@ class MoCoV3:
     def representation(self) -> Representation:
         return Representation(self.encoder)
 
-    def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
-        variables = self.network.init(rng, views[:, 0], train=True)
+    def init(self, rng: jax.Array, views: jax.Array, encoder: Tree = None) -> tuple[Tree, Tree]:
+        variables = start_from(self.network.init(rng, views[:, 0], train=True), encoder)
         return dict(variables), {name: _without_predictor(tree) for name, tree in variables.items()}
 
     def loss(self, params, variables, extra, views, rng, step) -> tuple[jax.Array, Aux]:

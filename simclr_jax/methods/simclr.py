@@ -16,6 +16,7 @@ from simclr_jax.methods.base import (
     in_micro_batches,
     merge_views,
     split_views,
+    start_from,
 )
 from simclr_jax.methods.networks import ProjectionNetwork
 from simclr_jax.models.heads import MLPHead
@@ -64,8 +65,9 @@ class SimCLR:
     def representation(self) -> Representation:
         return Representation(self.encoder, self.network.projector, self.eval_layer)
 
-    def init(self, rng: jax.Array, views: jax.Array) -> tuple[Tree, Tree]:
-        return self.network.init(rng, merge_views(views), train=True), ()
+    def init(self, rng: jax.Array, views: jax.Array, encoder: Tree = None) -> tuple[Tree, Tree]:
+        variables = self.network.init(rng, merge_views(views), train=True)
+        return start_from(variables, encoder), ()
 
     def loss(self, params, variables, extra, views, rng, step) -> tuple[jax.Array, Aux]:
         def forward(variables: Tree, views: jax.Array):

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from simclr_jax import parallel
 from simclr_jax.config_checks import warn_of_small_pictures
 from simclr_jax.data.folder_index import describe_bad
-from simclr_jax.modes import results
+from simclr_jax.modes import results, start
 from simclr_jax.modes.encoder_file import write_encoder
 from simclr_jax.modes.reporting import save_views
 from simclr_jax.modes.run_evaluation import evaluate_run, prepare_evaluation
@@ -24,11 +24,12 @@ def main(config: ConfigDict, workdir: str) -> None:
     with hold(workdir):
         check_shared(workdir)
         keep_programs(workdir)
-        run = prepare(config, check_claim(config, workdir))
+        run = prepare(config, check_claim(config, workdir), start.read(config, workdir))
         data = prepare_evaluation(run, config.eval.after_pretrain)
         sources = run.source, data.train, data.test
         for field, source in zip(('data.train', 'eval.train', 'eval.test'), sources, strict=True):
             check_same_data(f'{field}_split', source.num_examples, source.label_names)
+        start.keep(workdir, run.start)
         claim_workdir(config, workdir, run.source.held)
         _say(_describe(run, workdir))
         if warning := warn_of_small_pictures(config):

@@ -7,11 +7,12 @@ from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
 from simclr_jax import parallel
+from simclr_jax.modes import start
 from simclr_jax.modes.encoder_file import preprocess_of
 from simclr_jax.modes.eval_data import EvalData, open_eval_data
 from simclr_jax.modes.evaluation import check_evaluation, evaluate
 from simclr_jax.modes.reporting import write_run_report
-from simclr_jax.modes.subject import Network, Subject
+from simclr_jax.modes.subject import Network, Subject, network_of
 from simclr_jax.train.out_of_memory import EVALUATION, explained
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.train.state import TrainState
@@ -41,7 +42,7 @@ def evaluate_workdir(config: ConfigDict, workdir: str, probe: str, step: int | N
     held = check_claim(config, workdir)
     keep_programs(workdir)
     found = find_step(workdir, step)
-    run = prepare(config, held)
+    run = prepare(config, held, start.read(config, workdir))
     data = prepare_evaluation(run, (probe,), needed=True)
     state = restore(workdir, found, run.abstract_state(), latest=step is None)
     evaluate_run(run, workdir, state, data, (probe,))
@@ -80,16 +81,27 @@ def evaluate_run(
 
 
 def subject_of(run: Run, state: TrainState) -> Subject:
-    """Returns the encoder of a train state, and the one that was never trained beside it."""
+    """Returns the encoder of a train state, and what it is compared with.
+
+    That is what the run started from, if it did from weights, and an encoder that was never
+    trained.
+    """
     config = run.config
     module = run.method.representation()
     layer = {'eval_layer': config.simclr.eval_layer} if config.method == 'simclr' else {}
+
+    def others() -> dict[str, Network]:
+        found = {}
+        if run.start:
+            found['start'] = network_of(run.start, run.mesh, config.model.dtype)
+        return found | {'untrained': Network(module, run.init_at_random().all_variables())}
+
     return Subject(
         Network(module, state.all_variables()),
         preprocess_of(config, run.source.image_shape[-1], run.source.intensity),
         run.mesh,
         config.model.encoder,
-        others=lambda: {'untrained': Network(module, run.init().all_variables())},
+        others=others,
         about={'step': int(state.step)},
         settings=layer,
     )

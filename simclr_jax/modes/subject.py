@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from simclr_jax import parallel
 from simclr_jax.methods.base import Tree
-from simclr_jax.weights.description import Preprocess
+from simclr_jax.weights.description import Preprocess, Weights
 
 
 class Network(NamedTuple):
@@ -16,6 +18,13 @@ class Network(NamedTuple):
 
     module: nn.Module
     variables: Tree
+
+
+def network_of(weights: Weights, mesh: Mesh, dtype: str) -> Network:
+    """Returns the encoder of a file on the devices of `mesh`, as a run would have it there."""
+    on_cpu = mesh.devices.flat[0].platform == 'cpu'
+    module = weights.architecture.module(dtype, dot_1x1=on_cpu)
+    return Network(module, jax.device_put(weights.variables, parallel.replicated(mesh)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ def measure(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """
     run = assemble_without_data(config, mesh)
     program = run.lower_step().compile()
-    state, random = run.init(), np.random.default_rng(0)
+    state, random = run.init_at_random(), np.random.default_rng(0)
     rows = config.batch_size // jax.process_count()
     batch = random_batch(run, rows, random)
     batch = parallel.put_batch(batch, mesh)

@@ -14,13 +14,14 @@ from simclr_jax import parallel
 from simclr_jax.augment import jax_ops
 from simclr_jax.data import sources
 from simclr_jax.data.factory import open_split
-from simclr_jax.methods.base import Method
+from simclr_jax.methods.base import Method, Tree
 from simclr_jax.methods.factory import create_method
 from simclr_jax.models.vit import PATCH_PROJECTION
 from simclr_jax.optim.factory import create_optimizer
 from simclr_jax.train.probe import OnlineProbe
-from simclr_jax.train.state import TrainState, init_state
+from simclr_jax.train.state import TrainState, encoder_part, init_state
 from simclr_jax.train.step import Augment, make_train_step
+from simclr_jax.weights.description import Weights
 from simclr_jax.workdir.checkpoint import abstract_like
 from simclr_jax.workdir.claim import Held
 
@@ -41,11 +42,12 @@ class Run:
     tx: optax.GradientTransformation
     schedule: optax.Schedule  # the learning rate at each step
     probe: OnlineProbe | None
+    start: Weights | None = None  # what its encoder goes on from
 
-    def _init_state(self) -> TrainState:
+    def _init_state(self, encoder: Tree = None) -> TrainState:
         size, channels = self.config.data.image_size, self.source.image_shape[-1]
         shape = (self.config.batch_size, 2, size, size, channels)
-        return init_state(self.method, self.tx, self.probe, self.config.seed, shape)
+        return init_state(self.method, self.tx, self.probe, self.config.seed, shape, encoder)
 
     @functools.cached_property
     def _jitted_init(self):
@@ -72,7 +74,16 @@ class Run:
 
     def init(self) -> TrainState:
         """Returns the state at step 0 on the mesh, the same each time."""
-        return self._jitted_init()
+        if self.start is None and self.config.start.encoder:
+            raise config_lib.ConfigError(
+                f'start.encoder={self.config.start.encoder!r}: is not there, nor its copy in the '
+                'workdir, and there is no checkpoint to go on from; bring one of them back'
+            )
+        return self._jitted_init(encoder_part(self.start.variables) if self.start else None)
+
+    def init_at_random(self) -> TrainState:
+        """Returns what `init` does where there is nothing to start from."""
+        return self._jitted_init(None)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and types of the parts of a batch that the train step takes."""
@@ -113,12 +124,13 @@ class Run:
         return abstract_like(jax.eval_shape(self._init_state), parallel.replicated(self.mesh))
 
 
-def prepare(config: ConfigDict, held: Held | None = None) -> Run:
+def prepare(config: ConfigDict, held: Held | None = None, start: Weights | None = None) -> Run:
     """Checks what needs devices and data, cheapest first, and builds the parts.
 
     Args:
       config: of the run.
       held: what its data held when it began; None for one that begins.
+      start: what its encoder goes on from; None for a random one.
 
     Raises:
       ConfigError: a batch does not divide, the data set is not there, or channels do not match.
@@ -128,7 +140,13 @@ def prepare(config: ConfigDict, held: Held | None = None) -> Run:
     parallel.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
     sources.check_prepared(config.data.dataset, config.data.data_dir, config.data.path)
     source = open_split(config, config.data.train_split, held)
-    return assemble(config, mesh, source)
+    if start and start.preprocess.channels != (channels := source.image_shape[-1]):
+        raise config_lib.ConfigError(
+            f'start.encoder={config.start.encoder!r}: takes pictures of '
+            f'{start.preprocess.channels} channel(s), but those of {config.data.dataset} have '
+            f'{channels}'
+        )
+    return dataclasses.replace(assemble(config, mesh, source), start=start)
 
 
 def assemble(config: ConfigDict, mesh: Mesh, source: sources.Source) -> Run:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -133,6 +135,16 @@ class Weights:
 def flat(variables: Tree) -> dict[str, Any]:
     """Returns `{'params/encoder/stem_conv/kernel': array, ...}`."""
     return flatten_dict(variables, sep='/')
+
+
+def checksum(weights: Weights) -> str:
+    """Returns the SHA-256 of all that decides features, wherever they came from."""
+    described = [to_json(weights.architecture), to_json(weights.preprocess)]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, value in sorted(flat(weights.variables).items()):
+        digest.update(f'\n{name} {np.shape(value)}\n'.encode())
+        digest.update(np.ascontiguousarray(value, np.float32))
+    return digest.hexdigest()
 
 
 @functools.cache  # it takes tens of milliseconds, and reading asks for it twice

@@ -14,7 +14,7 @@ from simclr_jax import files, parallel
 from simclr_jax.config import ConfigError
 
 # Each machine may have its own folders, and its own number of cores to read them with.
-_OWN = ('--data', 'data.data_dir', 'data.path', 'eval.path', 'data.workers')
+_OWN = ('--data', 'data.data_dir', 'data.path', 'eval.path', 'data.workers', 'start.encoder')
 _PATIENCE = 15.0  # seconds for a network file system to show a new file
 
 

@@ -12,6 +12,7 @@ from simclr_jax.config import ConfigError, to_json
 from simclr_jax.config_loading import check_same_run
 
 _CONFIG, _DATA, _PICTURES = 'config.json', 'data.json', 'data.pictures'
+START = 'start.safetensors'  # of a run that goes on from weights: their copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,5 +126,5 @@ def release_workdir(workdir: str) -> None:
     steps = place / 'checkpoints'
     trained = steps.exists() and any(path.name.isdigit() for path in steps.iterdir())
     if parallel.is_main_process() and not trained:
-        for name in (_CONFIG, _DATA, _PICTURES):
+        for name in (_CONFIG, _DATA, _PICTURES, START):
             (place / name).unlink(missing_ok=True)
