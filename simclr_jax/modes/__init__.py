@@ -29,9 +29,17 @@ class Mode:
 
 
 MODES = {
-    'pretrain': Mode('trains an encoder without labels, evaluates it and writes a report'),
-    'linear_eval': Mode('evaluates a run again, by a linear classifier', flags=('step',)),
-    'knn': Mode('evaluates a run again, by a vote of nearest neighbours', flags=('step',)),
+    'pretrain': Mode(
+        'trains an encoder without labels, evaluates it and writes a report',
+        fields={'encoder': 'start.encoder'},
+    ),
+    'linear_eval': Mode(
+        'evaluates a run again, or an encoder, by a linear classifier', flags=('step', 'encoder')
+    ),
+    'knn': Mode(
+        'evaluates a run again, or an encoder, by a vote of nearest neighbours',
+        flags=('step', 'encoder'),
+    ),
     'embed': Mode(
         'writes a vector for each picture of a folder or a data set',
         flags=('encoder', 'data', 'output', 'neighbours', 'overwrite'),

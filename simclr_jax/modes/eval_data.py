@@ -31,7 +31,8 @@ class EvalData:
       train: its source.
       test: its source.
       labelled: whether probes can run on them; if not, the report shows pictures of them.
-      seen: how many test pictures the pretraining saw, without their labels.
+      seen: how many test pictures the pretraining saw, without their labels; None where that is
+        not known.
       notes: what a user should know before the training, a line each.
     """
 
@@ -41,7 +42,7 @@ class EvalData:
     train: Source
     test: Source
     labelled: bool = False
-    seen: int = 0
+    seen: int | None = 0
     notes: tuple[str, ...] = ()
 
 
@@ -51,16 +52,18 @@ class _Opened(NamedTuple):
     labels: Labels
 
 
-def open_eval_data(config: ConfigDict, pretrained_on: Source, *, needed: bool) -> EvalData:
-    """Opens and checks everything that the evaluation of a run opens.
+def open_eval_data(config: ConfigDict, pretrained_on: Source | None, *, needed: bool) -> EvalData:
+    """Opens and checks everything that an evaluation opens.
 
     Where nothing in `config.eval` says what to evaluate on, and the run's own data have no labels
     or no test split, the result is not `labelled` and its notes say why.
 
     Args:
       config: of the run.
-      pretrained_on: the source of `data.train_split`.
-      needed: whether a probe has to run, so that missing labels are an error in any case.
+      pretrained_on: the source of `data.train_split`; None where there is no run, and nobody knows
+        what the encoder has seen.
+      needed: whether a probe has to run, so that missing labels are an error in any case; without
+        a run it has to.
 
     Raises:
       ConfigError: data or labels are missing that the config, or `needed`, asks for.
@@ -72,6 +75,8 @@ def open_eval_data(config: ConfigDict, pretrained_on: Source, *, needed: bool) -
         if needed or place.named:
             raise
         data = place.open_unlabelled(pretrained_on, str(error))
+    if pretrained_on is None:
+        return data
     channels, expected = data.train.image_shape[-1], pretrained_on.image_shape[-1]
     if channels != expected:
         raise ConfigError(
@@ -84,13 +89,13 @@ def open_eval_data(config: ConfigDict, pretrained_on: Source, *, needed: bool) -
 class _Place:
     """The data set or folder that `config.eval` names, or the run's own."""
 
-    def __init__(self, config: ConfigDict, pretrained_on: Source):
+    def __init__(self, config: ConfigDict, pretrained_on: Source | None):
         data, settings = config.data, config.eval
         self._config = config
         self._dataset = sources.FOLDER if settings.path else settings.dataset or data.dataset
         self._path = settings.path or data.path
         self._own = self._dataset == data.dataset and self._path == data.path
-        self._data = pretrained_on.data if self._own else None
+        self._data = pretrained_on.data if pretrained_on and self._own else None
         self.name = self._path if self._dataset == sources.FOLDER else self._dataset
         self.field = 'eval.path' if settings.path else 'eval.dataset'
         # What is named has to be right; where nothing is, the data are taken as they are.
@@ -98,7 +103,7 @@ class _Place:
             settings.dataset or settings.path or settings.train_split or settings.test_split
         )
 
-    def open_labelled(self, pretrained_on: Source) -> EvalData:
+    def open_labelled(self, pretrained_on: Source | None) -> EvalData:
         """Raises ConfigError where the splits have no labels that probes can be run on."""
         config, settings = self._config, self._config.eval
         with self._errors_name_eval():
@@ -191,7 +196,7 @@ class _Place:
                 f'{words} has no class of {_LEAST} pictures or more: too few for a probe'
             )
 
-    def _hold_out(self, train: _Opened, pretrained_on: Source, reason: str) -> EvalData:
+    def _hold_out(self, train: _Opened, pretrained_on: Source | None, reason: str) -> EvalData:
         kept, held_out = splits.hold_out(train.source, _HELD_OUT)
         part = f'a tenth of {train.split!r}'
         note = f'{reason}. The probes are tested on {part}, {held_out.num_examples} pictures'
@@ -202,7 +207,7 @@ class _Place:
         return self._disjoint(*opened, pretrained_on, note)
 
     def _disjoint(
-        self, train: _Opened, test: _Opened, pretrained_on: Source, *notes: str
+        self, train: _Opened, test: _Opened, pretrained_on: Source | None, *notes: str
     ) -> EvalData:
         """Takes the test pictures out of the training pictures."""
         common = splits.shared(train.source, test.source)
@@ -224,7 +229,9 @@ class _Place:
             source = splits.subset(train.source, kept)
             train = _Opened(train_split, source, splits.read_labels(source))
             self._check_classes(train)
-        seen = int(splits.shared(test.source, pretrained_on).sum())
+        seen = None
+        if pretrained_on:
+            seen = int(splits.shared(test.source, pretrained_on).sum())
         if seen:
             notes.append(
                 f'{seen} of the {test.source.num_examples} test pictures are pretrained on, '

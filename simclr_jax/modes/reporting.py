@@ -1,8 +1,9 @@
-"""The report of a run: what is gathered from the workdir, the features and the pictures."""
+"""The report of an evaluation: what is gathered from the workdir, features and pictures."""
 
 import datetime
 import importlib.metadata
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from simclr_jax.report.html import write_report
 from simclr_jax.train.advice import input_advice
 from simclr_jax.train.health import alarms
 from simclr_jax.train.setup import Run
+from simclr_jax.weights.description import Weights, to_json
 from simclr_jax.workdir.metrics import read_metrics
 
 _QUERIES, _NEIGHBOURS = 6, 8  # rows and columns of the report's sheet
@@ -60,7 +62,6 @@ def write_run_report(
       test: pictures to show.
     """
     config, result = run.config, results.read(workdir)
-    tables = results.by_subject(result)
     chance = run.method.chance_loss(config.batch_size)
     pretrain = result.get('pretrain', {})
     share = pretrain.get('input_wait', 0.0)
@@ -73,6 +74,7 @@ def write_run_report(
         on_cpu=run.mesh.devices.flat[0].platform == 'cpu',
     )
     metrics = read_metrics(workdir)
+    start = config.start.encoder and f'{config.start.encoder}, checksum {config.start.checksum}'
     write_report(
         path,
         title=f'{config.method} on {config.data.dataset}',
@@ -80,6 +82,7 @@ def write_run_report(
             'command': command(),
             'method': config.method,
             'encoder': config.model.encoder,
+            'started_from': start or None,
             'data': f'{config.data.dataset}, {run.source.num_examples:,} training images',
             'workdir': str(epath.Path(workdir)),
             'seed': config.seed,
@@ -88,20 +91,82 @@ def write_run_report(
             'input_wait': f'{share:.1%} of the time' + (f': {advice}' if advice else ''),
             'bad_pictures': len(run.source.bad) or None,
             **alarms(metrics),
-            'devices': f'{run.mesh.devices.size} x {run.mesh.devices.flat[0].device_kind}',
-            'versions': _versions(),
-            'written': datetime.datetime.now().astimezone().isoformat(' ', 'minutes'),
+            **_circumstances(subject),
         },
-        table=_table(tables),
-        notes=[note for about in tables for note in _notes(about, result)],
-        test_size=min((e['data']['test_pictures'] for e in _entries(result)), default=None),
         metrics=metrics,
         chance={} if chance is None else {'loss': chance},
         views=load_views(workdir),
-        neighbours=_neighbours(subject, config, train, test),
-        projection=_projection(test),
         config_text=config_lib.to_json(config),
+        **_found(subject, config, result, train, test),
     )
+
+
+def write_encoder_report(
+    path: epath.Path,
+    subject: Subject,
+    weights: Weights,
+    config: ConfigDict,
+    workdir: str,
+    train: Split,
+    test: Split,
+) -> None:
+    """Writes `report.html` of an encoder that a file holds: figures, neighbours and projection.
+
+    Args:
+      path: of the page.
+      subject: the encoder.
+      weights: what the file holds.
+      config: of the evaluation.
+      workdir: where its figures are.
+      train: pictures to find neighbours among.
+      test: pictures to show.
+    """
+    about = subject.about['weights']
+    described = {
+        'architecture': to_json(weights.architecture),
+        'preprocess': to_json(weights.preprocess),
+        'origin': dict(weights.origin),
+        **{section: config[section].to_dict() for section in ('eval', *PROBES)},
+    }
+    write_report(
+        path,
+        title=f'{subject.architecture} of {epath.Path(about["path"]).name}',
+        summary={
+            'command': command(),
+            'encoder': subject.architecture,
+            'weights': f'{about["path"]}, of the layout {about["layout"]}',
+            'checksum': about['checksum'],
+            'workdir': str(epath.Path(workdir)),
+            'seed': config.seed,
+            'bad_pictures': len(train.source.bad) or None,
+            **_circumstances(subject),
+        },
+        config_text=json.dumps(described, indent=1),
+        **_found(subject, config, results.read(workdir), train, test),
+    )
+
+
+def _found(
+    subject: Subject, config: ConfigDict, result: dict[str, Any], train: Split, test: Split
+) -> dict[str, Any]:
+    """What `write_report` takes of any evaluation."""
+    tables = results.by_subject(result)
+    return {
+        'table': _table(tables),
+        'notes': [note for about in tables for note in _notes(about, result)],
+        'test_size': min((e['data']['test_pictures'] for e in _entries(result)), default=None),
+        'neighbours': _neighbours(subject, config, train, test),
+        'projection': _projection(test),
+    }
+
+
+def _circumstances(subject: Subject) -> dict[str, str]:
+    devices = subject.mesh.devices
+    return {
+        'devices': f'{devices.size} x {devices.flat[0].device_kind}',
+        'versions': _versions(),
+        'written': datetime.datetime.now().astimezone().isoformat(' ', 'minutes'),
+    }
 
 
 def _versions() -> str:

@@ -3,6 +3,9 @@
 {"pretrain": {"seconds": ..., "steps": ..., ...},
  "knn": {"encoder": {"all": {"mean": 0.98, "std": 0.0}, ...}, "untrained": ..., "raw_pixels": ...,
          "step": 900, "data": {"name": "digits", "test_split": "test", ...}, "settings": {...}}}
+
+Of an encoder that no run of the workdir made, `weights` stand where the step would: `path`,
+`layout`, `checksum`, `architecture` and `preprocess`.
 """
 
 import json
@@ -16,7 +19,12 @@ from simclr_jax.config import PROBES
 from simclr_jax.report.html import format_table
 
 _NAME = 'result.json'
-_ABOUT = ('step', 'data', 'settings')  # of a probe's entry; the rest are names of features
+_ABOUT = (
+    'step',
+    'weights',
+    'data',
+    'settings',
+)  # of a probe's entry; the rest are names of features
 
 Entry = dict[str, Any]
 
@@ -40,14 +48,18 @@ def figures(entry: Entry) -> dict[str, Any]:
 
 
 def subject(entry: Entry) -> str:
-    """Says what the figures of a probe are of: the data, the pictures and the step."""
+    """Says what the figures of a probe are of: the data, the pictures, and the encoder."""
     if 'data' not in entry:
         return 'data that an earlier version did not write down'
     data = entry['data']
     text = (
         f'{data["test_pictures"]:,} pictures of {data["name"]} ({data["test_split"]}), '
-        f'trained on {data["train_pictures"]:,} ({data["train_split"]}), step {entry["step"]:,}'
+        f'trained on {data["train_pictures"]:,} ({data["train_split"]}), '
     )
+    if weights := entry.get('weights'):
+        text += f'{weights["path"]} ({weights["layout"]}, checksum {weights["checksum"][:12]})'
+    else:
+        text += f'step {entry["step"]:,}'
     if layer := entry['settings'].get('eval_layer'):
         text += f', layer {layer} of the head'
     if data['pretrained_on']:
