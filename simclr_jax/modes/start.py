@@ -59,7 +59,9 @@ def settle(config: ConfigDict, workdir: str, *, trains: bool) -> tuple[ConfigDic
     differ = [
         f'{field}={_of(config, field)!r}: {_name(path)} has {value!r}; leave it out'
         for field, value in decided.items()
-        if field in given and field in ARCHITECTURE_FIELDS and not _same(config, field, value)
+        if field in given
+        and field in ARCHITECTURE_FIELDS
+        and _of(config, field) not in (value, 'auto')
     ]
     if differ:
         raise ConfigError('\n'.join(differ))
@@ -160,17 +162,10 @@ def _decided(weights: Weights) -> dict[str, Any]:
         if (field in _OF_RESNETS) == architecture.is_vit:
             del fields[field]
     if architecture.is_vit:
-        fields |= {'model.width': 1, 'model.sk_ratio': 0.0}  # which a ViT may not have otherwise
+        heads = architecture.num_heads or VITS[architecture.encoder]['num_heads']
+        # A ViT may have no other width or ratio than these.
+        fields |= {'model.num_heads': heads, 'model.width': 1, 'model.sk_ratio': 0.0}
     return fields | {'data.mean': preprocess.mean, 'data.std': preprocess.std}
-
-
-def _same(config: ConfigDict, field: str, value: Any) -> bool:
-    """Whether a field that was given says what the weights have."""
-    given = _of(config, field)
-    if field == 'model.num_heads':
-        heads = VITS.get(config.model.encoder, {}).get('num_heads')
-        return (given or heads) == (value or heads)
-    return given in (value, 'auto')
 
 
 def _check(path: str, weights: Weights, wanted: str, workdir: str = '') -> str:
