@@ -54,7 +54,7 @@ def evaluate_encoder(
     config = _as_it_sees(config, weights.preprocess)
     mesh = parallel.make_mesh()
     parallel.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
-    subject = subject_of(weights, path, mesh, config.seed)
+    subject = subject_of(weights, path, mesh, config)
     about = subject.about['weights']
     check_same_command({'checksum of --encoder': about['checksum']})
     data = _with_pictures_for(weights.preprocess, open_eval_data(config, None, needed=True))
@@ -78,16 +78,23 @@ def evaluate_encoder(
         print(f'report    {report}', flush=True)
 
 
-def subject_of(weights: Weights, path: str, mesh: Mesh, seed: int) -> Subject:
-    """Returns the encoder of a file on the devices, and one of its kind that was never trained."""
-    dtype = weights.architecture.dtype
-    encoder = network_of(weights, mesh, dtype)
+def subject_of(weights: Weights, path: str, mesh: Mesh, config: ConfigDict) -> Subject:
+    """Returns the encoder of a file on the devices, and one of its kind that was never trained.
+
+    How the latter begins is the config's to say: the seed and `model.zero_init_last_scale`.
+    """
+    encoder = network_of(
+        weights,
+        mesh,
+        weights.architecture.dtype,
+        zero_init_last_scale=config.model.zero_init_last_scale,
+    )
 
     def untrained() -> dict[str, Network]:
         size, channels = weights.preprocess.size, weights.preprocess.channels
         images = jnp.zeros((2, size, size, channels))
         # The stream of a run's initialization, so that a SimCLR run's is this one.
-        key = jax.random.fold_in(jax.random.key(seed), 0)
+        key = jax.random.fold_in(jax.random.key(config.seed), 0)
         init = jax.jit(
             lambda: encoder.module.init(key, images, train=False),
             out_shardings=parallel.replicated(mesh),

@@ -20,10 +20,17 @@ class Network(NamedTuple):
     variables: Tree
 
 
-def network_of(weights: Weights, mesh: Mesh, dtype: str) -> Network:
-    """Returns the encoder of a file on the devices of `mesh`, as a run would have it there."""
+def network_of(weights: Weights, mesh: Mesh, dtype: str, **how: Any) -> Network:
+    """Returns the encoder of a file on the devices of `mesh`, as a run would have it there.
+
+    Args:
+      weights: what the file holds.
+      mesh: the devices.
+      dtype: of the arithmetic.
+      **how: other arguments of `create_encoder`.
+    """
     on_cpu = mesh.devices.flat[0].platform == 'cpu'
-    module = weights.architecture.module(dtype, dot_1x1=on_cpu)
+    module = weights.architecture.module(dtype, dot_1x1=on_cpu, **how)
     return Network(module, jax.device_put(weights.variables, parallel.replicated(mesh)))
 
 
