@@ -108,7 +108,7 @@ def default() -> ConfigDict:
     config.start = ConfigDict()
     config.start.encoder = ''  # an encoder file, a workdir, other weights; '': it starts at random
     config.start.checksum = ''  # of what it held when the run began, which writes it here
-    config.start.given = ()  # those of START_FIELDS that the command line gives
+    config.start.given = ()  # those of START_FIELDS that it does not set: the command line's
 
     config.simclr = ConfigDict()
     config.simclr.temperature = 0.1  # of NT-Xent, above 0

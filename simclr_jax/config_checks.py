@@ -15,6 +15,7 @@ from simclr_jax.config import (
     METHODS,
     PROBES,
     SMALL_IMAGE,
+    START_FIELDS,
     VITS,
     ConfigError,
     did_you_mean,
@@ -175,6 +176,8 @@ def validate(config: ConfigDict) -> None:
         size, batch = fields['moco.queue_size'], fields['batch_size']
         want = f'must be a multiple of batch_size={batch}; use {max(size // batch, 1) * batch}'
         check(size % batch == 0, 'moco.queue_size', want)
+    ok = all(name in START_FIELDS for name in fields['start.given'])
+    check(ok, 'start.given', f'must hold some of {", ".join(START_FIELDS)}, or nothing')
     want = 'needs start.encoder beside it'
     check(fields['start.encoder'] or not fields['start.checksum'], 'start.checksum', want)
     _check_model(fields, check)

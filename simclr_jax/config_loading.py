@@ -187,7 +187,8 @@ def _set(config: ConfigDict, field: str, value: Any) -> None:
 
 def _remember_given(config: ConfigDict, overrides: dict[str, str]) -> None:
     """Notes which fields weights to start from may not set."""
-    config.start.given = tuple(field for field in START_FIELDS if field in overrides)
+    given = (field for field in START_FIELDS if field in overrides)
+    config.start.given = (*config.start.given, *given)
 
 
 def _shorten_warmup(
