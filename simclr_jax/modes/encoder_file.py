@@ -80,7 +80,7 @@ def architecture_of(config: ConfigDict) -> Architecture:
     if model.encoder in VITS:
         how |= {'pooling': model.pooling, 'patch_size': model.patch_size}
         how |= {'num_heads': model.num_heads or VITS[model.encoder]['num_heads']}
-        how |= {'positions': model.positions}
+        how |= {'positions': model.positions, 'epsilon': model.epsilon}
     else:
         how |= {'stem': representation.encoder.stem}  # 'auto' no more
         how |= {'padding': model.padding, 'width': model.width, 'sk_ratio': model.sk_ratio}
