@@ -23,6 +23,7 @@ def _draw(rng, parts: list[str], last: str, shape: tuple[int, ...]) -> np.ndarra
         # Those of queries, keys and values are [dim, head, dim of a head].
         mixes = parts[-1] in ('query', 'key', 'value')
         value *= np.prod(shape[:1] if mixes else shape[:-1]) ** -0.5
+        value *= 2**0.5 if len(shape) == 4 else 1  # half of what comes in is 0 after a ReLU
     elif last in ('scale', 'var'):
         value = np.abs(value) * 0.1 + 0.5
     elif last in ('bias', 'mean'):

@@ -1,5 +1,6 @@
 """Exports are loaded by the libraries that they are for, by the lines of their README.md."""
 
+import dataclasses
 import pathlib
 import pickle
 import re
@@ -257,6 +258,15 @@ def test_what_detectron2_cannot_express(architecture, match):
         detectron2.check(random_weights(architecture))
 
 
+def test_a_wrong_padding_would_be_noticed():
+    """Shapes are the same, so nothing but the features says so."""
+    weights = random_weights(Architecture('resnet18', padding='same'), 64)
+    other = dataclasses.replace(weights, architecture=Architecture('resnet18', padding='simclr'))
+    images = normalized(weights, parity.pictures_for(weights.preprocess)[0][:3])
+    found = [parity.features(w, images) for w in (weights, other)]
+    assert parity.largest_difference(*found) > 100 * parity.TOLERANCE
+
+
 PLAIN = Head(16, 8, output_norm='plain')
 ONNX = [
     Architecture('resnet18', head=Head(16, 8, 3, output_norm='scale_only'), head_layers=2),
@@ -264,7 +274,7 @@ ONNX = [
         'resnet18', padding='simclr', head=Head(16, 8, output_norm='plain'), head_layers=2
     ),
     Architecture('resnet18', padding='same', stem='small'),
-    Architecture('resnet50', padding='same', width=2),
+    Architecture('resnet18', padding='same', width=2),
     Architecture('resnet50', padding='simclr', sk_ratio=0.0625),
     TINY,
     Architecture('vit_ti16', epsilon=1e-4),
@@ -280,12 +290,12 @@ def test_onnx_has_every_layer_and_every_padding(architecture, size, tmp_path):
     need('onnx')
     import onnxruntime
 
-    weights = random_weights(architecture, size)
+    weights = random_weights(architecture, size, mean=(0.4,), std=(0.3,))
     onnx.write(weights, tmp_path)
     session = onnxruntime.InferenceSession(
         tmp_path / 'encoder.onnx', providers=['CPUExecutionProvider']
     )
-    images = np.random.default_rng(0).normal(size=(3, size, size, 3)).astype(np.float32)
+    images = normalized(weights, parity.pictures_for(weights.preprocess)[0][:3])
     (theirs,) = session.run(['features'], {'images': images.transpose(0, 3, 1, 2)})
     ours = parity.features(weights, images)
     assert parity.largest_difference(theirs, ours) < 1e-5
