@@ -19,6 +19,7 @@ from simclr_jax.weights.views import Unreadable, view_of
 
 _TASK = 16  # pictures that a thread decodes at once
 _AHEAD = 3  # batches that are decoded before they are asked for
+_SHOWN = 0.1  # seconds between two times that the progress is shown
 
 
 class Batch(NamedTuple):
@@ -72,16 +73,18 @@ def embed(
       OSError: a part cannot be written.
     """
     seen, bad, start, kept = 0, 0, time.monotonic(), []
+    due, total = 0.0, before + parts.count(missing)
 
     def keep(batch: Batch, features: jax.Array) -> None:
-        nonlocal seen, bad, kept
+        nonlocal seen, bad, kept, due
         vectors = np.asarray(jax.device_get(features), np.float32)[: len(batch.numbers)]
         kept.append((batch, vectors))
         seen, bad = seen + len(batch.numbers), bad + len(batch.bad)
         if batch.numbers.stop == parts.numbers(batch.part).stop:
             parts.save(batch.part, _part(kept, listing))
             kept = []
-        if progress:
+        if progress and (time.monotonic() > due or before + seen == total):
+            due = time.monotonic() + _SHOWN
             rate = seen / max(time.monotonic() - start, 1e-9)
             progress.update(
                 before + seen, {'images_per_second': rate} | ({'bad': bad} if bad else {})

@@ -20,11 +20,10 @@ from simclr_jax.weights.views import Picture, check_images, files_in, is_folder,
 # One array of pixels, several pictures, a folder of them, or one.
 Images = np.ndarray | Iterable[Picture] | str | os.PathLike
 
-# Pixels a device and batch: 256 pictures of 224 pixels; on a CPU fewer are as fast, and need less
-# memory.
-_PIXELS = {'cpu': 32 * 224**2}
-_MOST_PIXELS = 256 * 224**2
-_MOST = 1024  # pictures a device and batch
+# What a device takes at a time: pixels, and pictures however small they are. On a CPU more take up to
+# twice as long: the system clears the memory of large intermediate values anew for each batch.
+_MOST = {'cpu': (8 * 224**2, 64)}
+_MOST_ELSEWHERE = (256 * 224**2, 1024)
 
 
 class Part(NamedTuple):
@@ -154,8 +153,8 @@ class Encoder:
     def batch_size(self) -> int:
         """Pictures that all devices together take at a time."""
         devices = self._mesh.devices
-        pixels = _PIXELS.get(devices.flat[0].platform, _MOST_PIXELS)
-        count = min(_MOST, max(1, pixels // self.preprocess.size**2))
+        pixels, pictures = _MOST.get(devices.flat[0].platform, _MOST_ELSEWHERE)
+        count = min(pictures, max(1, pixels // self.preprocess.size**2))
         return 2 ** (count.bit_length() - 1) * devices.size
 
     def __repr__(self) -> str:
