@@ -20,8 +20,8 @@ from simclr_jax.weights.views import Picture, check_images, files_in, is_folder,
 # One array of pixels, several pictures, a folder of them, or one.
 Images = np.ndarray | Iterable[Picture] | str | os.PathLike
 
-# What a device takes at a time: pixels, and pictures however small they are. On a CPU more take up to
-# twice as long: the system clears the memory of large intermediate values anew for each batch.
+# What a device takes at a time: pixels, and pictures however small they are. On a CPU more take up
+# to twice as long: the system clears the memory of large intermediate values anew for each batch.
 _MOST = {'cpu': (8 * 224**2, 64)}
 _MOST_ELSEWHERE = (256 * 224**2, 1024)
 
