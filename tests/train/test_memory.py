@@ -13,7 +13,7 @@ from simclr_jax.config_auto import GIB
 from simclr_jax.config_loading import load
 from simclr_jax.config_smaller import changed, changes, down_to
 from simclr_jax.data.sources import Source
-from simclr_jax.modes import evaluation, pretrain
+from simclr_jax.modes import evaluation, pretrain, run_evaluation
 from simclr_jax.train import hardware, memory
 from simclr_jax.train.out_of_memory import TRAINING, explained, is_out_of_memory, refused
 from simclr_jax.train.setup import assemble
@@ -203,7 +203,7 @@ def test_running_out_of_memory_in_evaluation_is_one_error_with_its_own_ways_out(
     split = types.SimpleNamespace(num_examples=2)
     data = types.SimpleNamespace(train=split, test=split, labelled=True)
     with pytest.raises(RunError) as raised:
-        evaluation.evaluate(run, str(tmp_path), None, data, ('knn',))
+        run_evaluation.evaluate_run(run, str(tmp_path), run.init(), data, ('knn',))
     text = str(raised.value)
     assert text.startswith('out of memory during evaluation: 1048576.00 GiB more')
     for way in ('eval.batch_size', 'eval.baselines=False', 'labels_per_class'):

@@ -42,17 +42,17 @@ def test_a_file_and_a_place_that_cannot_be_written(tmp_path):
 def test_in_a_bucket_signs_of_life_hold_the_workdir(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, '_BEAT', 0.01)
     path = tmp_path / 'lock'
-    with lock._by_signs(str(tmp_path)):
+    with lock._by_signs(str(tmp_path), '--workdir'):
         first = json.loads(path.read_text())['seen']
         with pytest.raises(ConfigError, match=f'in use by process {os.getpid()}'):
-            lock._by_signs(str(tmp_path)).__enter__()
+            lock._by_signs(str(tmp_path), '--workdir').__enter__()
         deadline = time.monotonic() + 10
         while json.loads(path.read_text())['seen'] == first:
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert not path.exists()
     path.write_text(json.dumps({'holder': 'process 1 on elsewhere', 'seen': time.time() - 91}))
-    with lock._by_signs(str(tmp_path)):  # silent for too long
+    with lock._by_signs(str(tmp_path), '--workdir'):  # silent for too long
         pass
 
 
