@@ -341,7 +341,9 @@ def test_features_in_bfloat16_are_those_in_float32_but_for_rounding(stem):
         for dtype in ('float32', 'bfloat16')
     ]
     images = np.random.default_rng(0).uniform(size=(8, 32, 32, 3)).astype(np.float32)
-    variables = encoders[0].init(jax.random.key(0), images, train=False)
+    variables = jax.jit(encoders[0].init, static_argnames='train')(
+        jax.random.key(0), images, train=False
+    )
     exact, rounded = (
         np.asarray(jax.jit(encoder.apply, static_argnames='train')(variables, images, train=False))
         for encoder in encoders

@@ -73,6 +73,7 @@ def test_a_run_that_started_from_weights_shows_them_as_a_row(of_the_run, probe, 
     assert file in report and checksum(weights) in report
 
 
+@pytest.mark.slow
 def test_a_file_has_the_figures_of_its_run(of_the_run, probe, file, weights, data_dir, tmp_path):
     # Size and normalization are the file's, whatever the config has.
     others = {'data.mean': '(0.9,)', 'data.image_size': '16', 'model.encoder': 'resnet18'}

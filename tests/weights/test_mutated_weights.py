@@ -23,7 +23,7 @@ from simclr_jax.weights.loading import read_weights
 
 WHOLE = made_files.whole_files()
 CONSTANT = 48 << 20  # bytes; pickles.py lets the objects of a file have 32 MiB
-LONGEST = 20  # seconds, on a busy machine; what would be endless takes minutes or all memory
+LONGEST = 200  # seconds: a busy machine needs 3; what would be endless takes hours or all memory
 # What would be the work of a file, by the name that Python's audit gives it.
 FORBIDDEN = {
     'os.system',
@@ -137,9 +137,14 @@ def test_what_else_is_in_a_file_is_not_run_either(folder):
 HOSTILE = made_files.hostile_files()
 
 
-def test_hostile_files(folder):
-    for name, content in HOSTILE.items():
-        assert read_or_refuse(folder / name, content) is None, name
+@pytest.mark.parametrize(
+    'start', [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 6))]
+)
+def test_hostile_files(start, folder):
+    """Every sixth of them, in the order of their names, where a pickle stands in all archives."""
+    names = sorted(HOSTILE)
+    for name in names[start::6]:
+        assert read_or_refuse(folder / name, HOSTILE[name]) is None, name
 
 
 @pytest.mark.parametrize('count', [20, pytest.param(1000 // len(WHOLE), marks=pytest.mark.slow)])
