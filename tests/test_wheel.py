@@ -159,10 +159,12 @@ def test_an_installation_of_a_clone_has_the_recipes_too(source, tmp_path):
     (wheel,) = tmp_path.glob('*.whl')
     target = tmp_path / 'installed'
     call([*PIP, 'install', '--no-deps', '--no-index', '--target', target, wheel], tmp_path)
+    # Not as Python starts otherwise: the clone that is tested may be installed this way itself.
+    others = [path for path in sys.path if path.endswith('site-packages')]
     code = (
-        f'import site; site.addsitedir({str(target)!r}); import simclr_jax; '
-        'from simclr_jax.config_loading import load; '
+        f'import site, sys; site.addsitedir({str(target)!r}); sys.path += {others!r}; '
+        'import simclr_jax; from simclr_jax.config_loading import load; '
         'print(simclr_jax.__file__, load("byol_folder").method)'
     )
-    printed = call([sys.executable, '-c', code], tmp_path)
+    printed = call([sys.executable, '-S', '-c', code], tmp_path)
     assert printed == f'{source / "simclr_jax/__init__.py"} byol\n'

@@ -333,7 +333,7 @@ def test_refuses_another_rematerialization():
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), True))
 
 
-@pytest.mark.parametrize('stem', ['small', 'imagenet'])
+@pytest.mark.parametrize('stem', ['small', pytest.param('imagenet', marks=pytest.mark.slow)])
 def test_features_in_bfloat16_are_those_in_float32_but_for_rounding(stem):
     """XLA's CPU compiler of jax 0.11 made NaN of the last block, added and averaged at once."""
     encoders = [

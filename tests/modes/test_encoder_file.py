@@ -148,7 +148,8 @@ def test_photographs_of_any_size_have_the_features_of_the_evaluation(
     assert others.min() > 10 * relative.max() * np.linalg.norm(want, axis=1).max()
 
 
-@pytest.mark.parametrize('method', ['simclr', pytest.param('byol', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['simclr', 'byol'])
 def test_a_checkpoint_gives_the_file_that_the_run_writes(method, data_dir, tmp_path):
     run = run_of(METHODS[method], data_dir)
     state = trained(run)

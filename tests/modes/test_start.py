@@ -61,7 +61,15 @@ def assert_same(got, want):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(got), want)
 
 
-@pytest.mark.parametrize('name', ['simclr', 'byol', 'moco_v2', 'moco_v3'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'simclr',
+        pytest.param('byol', marks=pytest.mark.slow),
+        pytest.param('moco_v2', marks=pytest.mark.slow),
+        'moco_v3',
+    ],
+)
 def test_the_encoder_and_what_follows_it_start_as_the_weights(name, weights, file):
     recipe = str(CONFIGS / f'{name}_digits.py')
     config, _ = settle({'start.encoder': file}, recipe=recipe)

@@ -33,6 +33,7 @@ def test_prints_a_table_and_writes_json(tmp_path, monkeypatch, capsys):
     assert 'images/s' in printed and 'unknown chip' in printed
 
 
+@pytest.mark.slow
 def test_the_noise_of_the_step_bench_makes_views_that_are_numbers():
     fields = {'batch_size': '16', 'augment.backend': 'jax'}
     config = load(str(ROOT / 'configs/simclr_digits.py'), fields)
