@@ -12,6 +12,7 @@ import tensorflow as tf
 from simclr_jax.augment import tf_draws, tf_ops
 from simclr_jax.augment.recipe import ViewRecipe
 from simclr_jax.data import decode, order, records, undecoded
+from simclr_jax.data.iterate import iterate
 from simclr_jax.data.sources import Source
 
 # The accelerator belongs to JAX; TensorFlow would take its memory.
@@ -20,10 +21,6 @@ tf.config.set_visible_devices([], 'GPU')
 # Images of a fixed size up to this are decoded whole and cropped as a batch: the overhead of an
 # operation is then shared by the batch. Larger ones are made into views one by one.
 _SMALL = 64 * 64
-
-# Batches made before they are asked for: as many as fit, one at least.
-_BYTES_AHEAD = 2**28
-_MOST_AHEAD = 16
 
 _VIEW_SEEDS = 2**20  # folds of a step's seed for its views start here, clear of small numbers
 
@@ -197,7 +194,7 @@ def decoded(source: Source, batch_size: int, workers: int = 0) -> Iterator[np.nd
 
     dataset = records.one_by_one(tf.data.Dataset.range(2**62), source, indices_of, batch_size, 2)
     dataset = dataset.map(size, workers or tf.data.AUTOTUNE, deterministic=True)
-    return _iterate(dataset.batch(batch_size), workers)
+    return iterate(dataset.batch(batch_size), workers)
 
 
 def eval_batches(
@@ -337,7 +334,7 @@ def _batches(
     workers: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Iterates `stream(start)`; past a picture that cannot be decoded, if something can be done."""
-    batches = _iterate(stream(start), workers)
+    batches = iterate(stream(start), workers)
 
     def generate(step, batches):
         while True:
@@ -350,20 +347,6 @@ def _batches(
                 if failure := source.failure():  # TensorFlow wraps it in an error of its own
                     raise failure from None
                 undecoded.set_aside(source, indices_of(step), error)
-                batches = _iterate(stream(step), workers)
+                batches = iterate(stream(step), workers)
 
     return generate(start, batches)
-
-
-def _iterate(dataset: tf.data.Dataset, workers: int) -> Iterator[dict[str, np.ndarray]]:
-    options = tf.data.Options()
-    options.deterministic = True
-    if workers:
-        options.threading.private_threadpool_size = workers
-    size = sum(
-        # What is decoded at its own size has no shape beforehand: one batch ahead.
-        (spec.shape.num_elements() or _BYTES_AHEAD) * spec.dtype.size
-        for spec in tf.nest.flatten(dataset.element_spec)
-    )
-    ahead = max(1, min(_MOST_AHEAD, _BYTES_AHEAD // size))
-    return dataset.prefetch(ahead).with_options(options).as_numpy_iterator()

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
 from simclr_jax.augment.recipe import ViewRecipe
-from simclr_jax.data import decode, deep, device, example, pipeline, sources
+from simclr_jax.data import decode, deep, device, example, iterate, pipeline, sources
 
 PHOTO = Image.fromarray(load_sample_image('flower.jpg')[60:380, 100:500])  # 320 x 400
 IDENTITY = ViewRecipe(
@@ -90,7 +90,7 @@ def test_batches_made_ahead_are_bounded_by_their_bytes(most, monkeypatch):
         return [record] * len(indices)
 
     source = sources.Source(reading, 4, (None, None, 3), None, canvas=16)
-    monkeypatch.setattr(pipeline, '_BYTES_AHEAD', most * 4 * (16 * 16 * 3 + 12))
+    monkeypatch.setattr(iterate, '_BYTES_AHEAD', most * 4 * (16 * 16 * 3 + 12))
     options = {'seed': 0, 'batch_size': 4, 'start_step': 0, 'total_steps': 1000, 'workers': 1}
     batches = pipeline.canvas_batches(source, **options)
     next(batches)
