@@ -54,6 +54,7 @@ TENSORFLOW = {
     'data/decode.py',
     'data/digits.py',
     'data/imagenet100.py',
+    'data/iterate.py',
     'data/pipeline.py',
     'data/prepare.py',
     'data/records.py',
