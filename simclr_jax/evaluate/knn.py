@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from simclr_jax.evaluate import subsets
 from simclr_jax.evaluate.linear import check_labels
+from simclr_jax.evaluate.predictions import Predictions, likeliest
 from simclr_jax.evaluate.rows import Rows, local_mesh, put_rows
 from simclr_jax.parallel import DATA_AXIS
 
@@ -47,13 +48,10 @@ def knn_eval(
     check_labels(train_labels, test_labels, num_classes)
 
     def accuracy(chosen):
-        keys, key_labels = train.take(chosen), train_labels[chosen]
-        indices, similarities = nearest_neighbours(test, keys, min(k, len(keys)), mesh=mesh)
-        # Relative to the nearest: the same votes, and no overflow at a low temperature.
-        votes = np.exp((similarities - similarities[:, :1]).astype(np.float64) / temperature)
-        scores = np.zeros((len(test), num_classes))
-        np.add.at(scores, (np.arange(len(test))[:, None], key_labels[indices]), votes)
-        return float(np.mean(np.argmax(scores, axis=1) == test_labels))
+        shares = _vote(
+            test, train.take(chosen), train_labels[chosen], num_classes, k, temperature, mesh
+        )
+        return float(np.mean(np.argmax(shares, axis=1) == test_labels))
 
     accuracies = {}
     for count in labels_per_class:
@@ -68,6 +66,52 @@ def knn_eval(
         count: {'mean': float(np.mean(values)), 'std': float(np.std(values))}
         for count, values in accuracies.items()
     }
+
+
+def knn_predictions(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    chosen: np.ndarray | None = None,
+    *,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+    mesh: Mesh | None = None,
+) -> Predictions:
+    """Returns what the vote of `knn_eval` says of test features `[example, dim]`.
+
+    Args:
+      train_features: `[example, dim]`.
+      train_labels: `[example]`, -1 where there is none.
+      test_features: `[example, dim]`.
+      chosen: places of the training examples that may vote; None for all that have a label.
+      num_classes: of the labels.
+      k: neighbours, at most the number of examples that may vote.
+      temperature: of a vote, above 0.
+      mesh: as in `nearest_neighbours`.
+
+    Returns:
+      The likeliest classes; a class's probability is its share of the votes.
+    """
+    if temperature <= 0.0:
+        raise ValueError(f'temperature is {temperature}: it must be above 0.')
+    index = np.flatnonzero(train_labels != subsets.UNLABELLED) if chosen is None else chosen
+    labels = np.asarray(train_labels)[index]
+    check_labels(labels, labels, num_classes)
+    test = Rows(test_features, np.arange(len(test_features)))
+    keys = Rows(train_features, index)
+    return likeliest(_vote(test, keys, labels, num_classes, k, temperature, mesh))
+
+
+def _vote(test, keys, key_labels, num_classes, k, temperature, mesh) -> np.ndarray:
+    """Each class's share of the votes for every test example, `[example, class]` float64."""
+    indices, similarities = nearest_neighbours(test, keys, min(k, len(keys)), mesh=mesh)
+    # Relative to the nearest: the same votes, and no overflow at a low temperature.
+    votes = np.exp((similarities - similarities[:, :1]).astype(np.float64) / temperature)
+    scores = np.zeros((len(test), num_classes))
+    np.add.at(scores, (np.arange(len(test))[:, None], key_labels[indices]), votes)
+    return scores / scores.sum(axis=1, keepdims=True)
 
 
 def nearest_neighbours(

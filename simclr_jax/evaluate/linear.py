@@ -1,7 +1,7 @@
 """Linear evaluation: how well a linear classifier reads the labels off frozen features."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from scipy.linalg import solve_triangular
 
 from simclr_jax.evaluate import logistic, subsets
+from simclr_jax.evaluate.predictions import Predictions, join, of_logits
 from simclr_jax.evaluate.rows import Rows, blocks
 
 # In units of features whose mean squared norm is 1, so that they mean the same at every width.
@@ -85,6 +86,50 @@ def linear_eval(
     return {count: _summary(results) for count, results in runs.items()}
 
 
+def linear_predictions(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    chosen: np.ndarray | None = None,
+    *,
+    num_classes: int,
+    seed: int = 0,
+    l2_grid: Sequence[float] = L2_GRID,
+    mesh: Mesh | None = None,
+) -> Predictions:
+    """Returns what one regression of `linear_eval` says of test features `[example, dim]`.
+
+    Args:
+      train_features: `[example, dim]`; all of them decide the standardization.
+      train_labels: `[example]`, -1 where there is none.
+      test_features: `[example, dim]`.
+      chosen: places of the training examples to learn from, whose strength folds choose; None for
+        all that have a label, a fifth of which chooses it.
+      num_classes: of the labels.
+      seed: of what is held out.
+      l2_grid: the strengths.
+      mesh: as in `linear_eval`.
+    """
+    standardize = standardization(train_features, test_features)
+    index = np.flatnonzero(train_labels != subsets.UNLABELLED) if chosen is None else chosen
+    labels = np.asarray(train_labels)[index]
+    check_labels(labels, labels, num_classes)
+    everything = np.ones(len(labels), bool)
+    _, counts = np.unique(labels, return_counts=True)
+    # Of fewer than three pictures a fifth is none.
+    if chosen is None and counts.max() >= 3:
+        masks = _hold_out(labels, seed)
+    else:
+        masks = _folds(labels, everything, seed)
+    rows = Rows(train_features, index, standardize)
+    coordinates, basis = _shrink(rows)
+    grid = np.unique(np.asarray(l2_grid, np.float64))
+    [fit] = _fit_tasks(coordinates, labels, [masks], grid, num_classes, mesh)
+    kernel = fit.kernel if basis is None else basis @ fit.kernel
+    test = Rows(test_features, np.arange(len(test_features)), standardize)
+    return join([of_logits(part) for part in _logits(test, kernel, fit.bias)])
+
+
 def standardization(train: np.ndarray, test: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Returns what gives features `[example, dim]` the training mean 0 and variance 1 / dim.
 
@@ -124,16 +169,20 @@ def standardization(train: np.ndarray, test: np.ndarray) -> Callable[[np.ndarray
 
 def predict(features: Rows, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """The likeliest class of every example `[example]`, by `kernel` `[dim, class]` and `bias`."""
-    kernel, bias = jax.device_put((kernel, bias))
-    widest = (len(features), max(kernel.shape))
-    found = [_likeliest(features[rows], kernel, bias) for rows in blocks(widest)]
+    found = [jnp.argmax(part, axis=1) for part in _logits(features, kernel, bias)]
     return np.concatenate([np.zeros(0, np.int32), *found])
 
 
+def _logits(features: Rows, kernel: np.ndarray, bias: np.ndarray) -> Iterator[jax.Array]:
+    """Yields the logits `[example, class]` of some examples after the other."""
+    kernel, bias = jax.device_put((kernel, bias))
+    for rows in blocks((len(features), max(kernel.shape))):
+        yield _of_block(features[rows], kernel, bias)
+
+
 @jax.jit
-def _likeliest(features, kernel, bias):
-    logits = jnp.matmul(features, kernel, precision='highest') + bias[None]
-    return jnp.argmax(logits, axis=1)
+def _of_block(features, kernel, bias):
+    return jnp.matmul(features, kernel, precision='highest') + bias[None]
 
 
 def check_labels(train_labels: np.ndarray, test_labels: np.ndarray, num_classes: int) -> None:

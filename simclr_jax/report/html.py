@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -12,7 +12,7 @@ from etils import epath
 from simclr_jax import files
 from simclr_jax.config import PROBES
 from simclr_jax.progress import format_duration
-from simclr_jax.report import plots
+from simclr_jax.report import plots, svg
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1b1f24; --quiet: #57606a; --line: #d5dae0; }
@@ -76,22 +76,22 @@ def write_report(
     """
     sections = [
         ('Results', _results(table, notes, test_size)),
-        ('Curves', _curves(metrics or (), chance)),
-        ('Augmented views', _views(views)),
+        ('Curves', metric_curves(metrics or (), chance)),
+        ('Augmented views', view_images(views)),
         ('Nearest neighbours', _neighbours(neighbours)),
         ('Projection', _projection(projection)),
-        ('Config', _config(config_text)),
+        ('Config', config_box(config_text)),
     ]
-    content = (
-        summary_list(summary)
-        + '\n'
-        + ''.join(
-            f'<section aria-labelledby="section-{i}"><h2 id="section-{i}">{name}</h2>\n{content}\n'
-            '</section>\n'
-            for i, (name, content) in enumerate(sections)
-        )
+    write_page(path, title, f'{summary_list(summary)}\n{section_list(sections)}')
+
+
+def section_list(sections: Iterable[tuple[str, str]]) -> str:
+    """Returns sections as HTML, of headings as text and contents as HTML."""
+    return ''.join(
+        f'<section aria-labelledby="section-{i}"><h2 id="section-{i}">{escape(name)}</h2>\n'
+        f'{content}\n</section>\n'
+        for i, (name, content) in enumerate(sections)
     )
-    write_page(path, title, content)
 
 
 def write_page(path: str | os.PathLike, title: str, content: str, style: str = '') -> None:
@@ -114,14 +114,14 @@ def write_page(path: str | os.PathLike, title: str, content: str, style: str = '
     files.write_text(path, page)
 
 
-def format_table(table: dict[str, Any]) -> str:
-    """The results as aligned plain text, in percent.
+def format_table(table: dict[str, Any], first: str = 'probe') -> str:
+    """The results as aligned plain text, in percent; `first` is the first column's heading.
 
     `table` is {probe: {features: {labels: {'mean': fraction, 'std': fraction or None}}}}: probes
     such as `linear_eval` and `knn`, features such as `encoder`, `untrained` and `raw_pixels`, and
     labels `all` or how many a class, such as `10`.
     """
-    header, rows = _cells(table, None)
+    header, rows = _cells(table, None, first)
     lines = [header, *([*names, *(text for text, _ in cells)] for names, cells in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return '\n'.join(
@@ -134,7 +134,7 @@ def format_table(table: dict[str, Any]) -> str:
 
 
 def _cells(
-    table: dict[str, Any], test_size: int | None
+    table: dict[str, Any], test_size: int | None, first: str = 'probe'
 ) -> tuple[list[str], list[tuple[tuple[str, str], list[tuple[str, bool]]]]]:
     """The header, and each row's two names and its cells: the text, and whether it is best.
 
@@ -158,7 +158,7 @@ def _cells(
                 for v, m in zip(values, means, strict=True)
             ]
             rows.append((names, cells))
-    return ['probe', 'labels', *(name.replace('_', ' ') for name in features)], rows
+    return [first, 'labels', *(name.replace('_', ' ') for name in features)], rows
 
 
 def _standard_error(accuracy: float, test_size: int | None) -> float:
@@ -192,10 +192,28 @@ def summary_list(summary: dict[str, Any] | None) -> str:
 
 
 def _results(table: dict[str, Any] | None, notes: Sequence[str], test_size: int | None) -> str:
-    header, rows = _cells(table or {}, test_size)
     lines = ''.join(f'<p>{escape(note)}</p>' for note in notes)
-    if not rows:
+    if not (shown := results_table(table or {}, test_size)):
         return lines or '<p>The run ended without an evaluation.</p>'
+    return (
+        f'{shown}<p>Linear: logistic regression on frozen features. k-NN: a vote of the nearest '
+        'training images. Labels: how many of each class the probe was given; with fewer than all, '
+        'the mean ± the standard deviation over several random draws of them. Encoder: this run. '
+        'Untrained: the same encoder before training. Raw pixels: no encoder at all.</p>' + lines
+    )
+
+
+def results_table(table: dict[str, Any], test_size: int | None, first: str = 'probe') -> str:
+    """Returns the accuracies as HTML, with a sentence on their error; '' where there is none.
+
+    Args:
+      table: as `format_table` takes it.
+      test_size: how many images the accuracies are of, if that is known.
+      first: the heading of the first column.
+    """
+    header, rows = _cells(table, test_size, first)
+    if not rows:
+        return ''
     head = ''.join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = []
     for names, cells in rows:
@@ -212,16 +230,10 @@ def _results(table: dict[str, Any] | None, notes: Sequence[str], test_size: int 
             f'error of an accuracy is up to {100 * largest:.1f} points, and what is worse than the '
             'best by less is bold, too.'
         )
+    content = f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     return (
-        _scroll(
-            'Results',
-            f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>',
-        )
+        scroll_box('Results', content)
         + f'<p>Accuracy in percent on test images, the best of each row in bold.{error}</p>'
-        '<p>Linear: logistic regression on frozen features. k-NN: a vote of the nearest training '
-        'images. Labels: how many of each class the probe was given; with fewer than all, the '
-        'mean ± the standard deviation over several random draws of them. Encoder: this run. '
-        'Untrained: the same encoder before training. Raw pixels: no encoder at all.</p>' + lines
     )
 
 
@@ -235,7 +247,8 @@ def _means(table: dict[str, Any]) -> list[float]:
     return [mean for mean in found if mean is not None and 0 <= mean <= 1] or [0.0]
 
 
-def _curves(metrics: Sequence[dict[str, Any]], chance: dict[str, float] | None) -> str:
+def metric_curves(metrics: Sequence[dict[str, Any]], chance: dict[str, float] | None = None) -> str:
+    """Returns the curves of `plots.curves` as HTML."""
     panels = plots.curves(metrics, chance)
     if not panels:
         return '<p>No metrics were recorded.</p>'
@@ -245,12 +258,17 @@ def _curves(metrics: Sequence[dict[str, Any]], chance: dict[str, float] | None) 
     return f'<div class="curves">{"".join(panels)}</div>{words}'
 
 
-def _views(views: np.ndarray | None) -> str:
+def view_images(views: np.ndarray | None) -> str:
+    """Returns augmented views `[n, view, height, width, channel]` uint8 as HTML."""
     if views is None or not len(views):
         return '<p>No augmented views were recorded.</p>'
-    alt = f'{len(views)} images, {views.shape[1]} augmented views of each side by side'
-    image = f'<img src="{plots.data_url(plots.view_sheet(views))}" alt="{alt}">'
-    return '<p>Views side by side are of the same image.</p>' + _scroll('Augmented views', image)
+    if (of_each := views.shape[1]) > 1:
+        alt = f'{len(views)} images, {of_each} augmented views of each side by side'
+        words = 'Views side by side are of the same image.'
+    else:
+        alt = words = f'{len(views)} images as they were trained on, augmented.'
+    image = f'<img src="{svg.data_url(plots.view_sheet(views))}" alt="{alt}">'
+    return f'<p>{words}</p>{scroll_box("Augmented views", image)}'
 
 
 def _neighbours(neighbours: dict[str, Any] | None) -> str:
@@ -261,7 +279,7 @@ def _neighbours(neighbours: dict[str, Any] | None) -> str:
         text += ' Solid green frame: the same label; dashed red frame: another one.'
     if neighbours.get('similarities') is not None:
         text += ' The number is the cosine similarity.'
-    return f'<p>{text}</p>' + _scroll('Nearest neighbours', plots.neighbour_sheet(**neighbours))
+    return f'<p>{text}</p>' + scroll_box('Nearest neighbours', plots.neighbour_sheet(**neighbours))
 
 
 def _projection(projection: dict[str, Any] | None) -> str:
@@ -274,12 +292,13 @@ def _projection(projection: dict[str, Any] | None) -> str:
     )
 
 
-def _config(config_text: str | None) -> str:
+def config_box(config_text: str | None) -> str:
+    """Returns the text of a config as HTML."""
     if not config_text:
         return '<p>The config was not recorded.</p>'
     return f'<pre tabindex="0" role="region" aria-label="Config">{escape(config_text)}</pre>'
 
 
-def _scroll(label: str, content: str) -> str:
-    """A box that scrolls sideways on a narrow screen, with the keyboard too."""
+def scroll_box(label: str, content: str) -> str:
+    """Returns a box that scrolls sideways on a narrow screen, with the keyboard too."""
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{content}</div>'

@@ -1,28 +1,13 @@
-"""Pictures for the report: SVG for what has lines and words, PNG for what has pixels.
+"""Pictures for the report: SVG for what has lines and words, PNG for what has pixels."""
 
-The SVG is written by hand. Four plots need a page of code, take milliseconds where importing
-matplotlib alone takes a second, keep their words selectable, and follow the page's light or dark
-colours through `currentColor`.
-"""
-
-import base64
 import html
-import io
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-# Petroff, "Accessible Color Sequences for Data Visualization" (2021), table of 10 colours: distinct
-# under the three kinds of colour blindness. Classes after the tenth repeat them in another shape.
-PALETTE = (
-    '#3f90da', '#ffa90e', '#bd1f01', '#94a4a2', '#832db6',
-    '#a96b59', '#e76300', '#b9ac70', '#717581', '#92dadd',
-)  # fmt: skip
-# Okabe and Ito's bluish green and vermilion: a green and a red that stay apart without red vision.
-_SAME, _OTHER = '#009e73', '#d55e00'
+from simclr_jax.report import svg
+
 _PANELS = (
     ('loss', 'Loss', '{:.4g}'),
     ('learning_rate', 'Learning rate', '{:.3g}'),
@@ -32,7 +17,6 @@ _PANELS = (
     ('alignment', 'Alignment', '{:.3g}'),
     ('uniformity', 'Uniformity', '{:.3g}'),
 )
-_TILE = 96  # pixels: the side of a small image after enlarging, and the least of a shrunken one
 _MAX_NAMES = 30
 
 
@@ -57,31 +41,31 @@ def _curve(title: str, points: np.ndarray, number: str, chance: float | None) ->
     if len(finite) < len(points):
         title += f' ({len(points) - len(finite)} not finite)'
     if not len(finite):
-        return _svg(320, 216, title, _text(8, 16, title, weight='bold'))
+        return svg.drawing(320, 216, title, svg.text(8, 16, title, weight='bold'))
     left, top, right, bottom = 52, 28, 300, 172
     shown = finite[:, 1] if chance is None else np.append(finite[:, 1], chance)
-    low, high = np.transpose([_range(points[:, 0]), _range(shown)])
+    low, high = np.transpose([svg.range_of(points[:, 0]), svg.range_of(shown)])
 
     def place(xy: np.ndarray) -> np.ndarray:
         return (xy - low) / (high - low) * (right - left, top - bottom) + (left, bottom)
 
-    marks = [_text(8, 16, title, weight='bold')]
-    for value in _ticks(low[1], high[1]):
+    marks = [svg.text(8, 16, title, weight='bold')]
+    for value in svg.ticks(low[1], high[1]):
         y = place(np.array([low[0], value]))[1]
         marks.append(f'<path d="M{left} {y:.1f}H{right}" stroke="currentColor" opacity=".15"/>')
-        marks.append(_text(left - 6, y + 4, number.format(value), anchor='end'))
-    for value in _ticks(low[0], high[0]):
+        marks.append(svg.text(left - 6, y + 4, number.format(value), anchor='end'))
+    for value in svg.ticks(low[0], high[0]):
         x = place(np.array([value, low[1]]))[0]
         words = f'{value:g}' if value < 10_000 else f'{value / 1000:g}k'
-        marks.append(_text(x, bottom + 18, words, anchor='middle'))
-    marks.append(_text((left + right) / 2, bottom + 36, 'step', anchor='middle'))
+        marks.append(svg.text(x, bottom + 18, words, anchor='middle'))
+    marks.append(svg.text((left + right) / 2, bottom + 36, 'step', anchor='middle'))
     if chance is not None:
         y = place(np.array([low[0], chance]))[1]
         dashes = 'stroke="currentColor" stroke-dasharray="4 4" opacity=".6"'
         marks.append(f'<path d="M{left} {y:.1f}H{right}" {dashes}/>')
-        marks.append(_text(right, y - 5 if y > top + 14 else y + 14, 'chance', anchor='end'))
+        marks.append(svg.text(right, y - 5 if y > top + 14 else y + 14, 'chance', anchor='end'))
     line, dots = _polyline(place(_thin(points)))
-    style = f'fill="none" stroke="{PALETTE[0]}" stroke-linecap="round" stroke-linejoin="round"'
+    style = f'fill="none" stroke="{svg.PALETTE[0]}" stroke-linecap="round" stroke-linejoin="round"'
     marks.append(f'<path d="{line}" {style} stroke-width="2"/>')
     marks.append(f'<path d="{dots}" {style} stroke-width="6"/>')
     (x0, y0), (x1, y1) = finite[0], finite[-1]
@@ -89,7 +73,7 @@ def _curve(title: str, points: np.ndarray, number: str, chance: float | None) ->
     label = f'{title}: {story.format(y0, x0)}, {story.format(y1, x1)}'
     if chance is not None:
         label += f'; chance is {number.format(chance)}'
-    return _svg(320, 216, label, ''.join(marks))
+    return svg.drawing(320, 216, label, ''.join(marks))
 
 
 def _polyline(points: np.ndarray) -> tuple[str, str]:
@@ -119,27 +103,13 @@ def _thin(points: np.ndarray, buckets: int = 400) -> np.ndarray:
     return points[sorted(keep)]
 
 
-def _range(values: np.ndarray) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    pad = 0 if high > low else abs(low) / 2 or 0.5
-    return low - pad, high + pad
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Three to eight round numbers (1, 2 or 5 times a power of ten) within [low, high]."""
-    step = 10 ** math.floor(math.log10(high - low))
-    step *= next(f for f in (2, 1, 0.5, 0.2) if (high - low) / (f * step) >= 3)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 15) for i in range(first, last + 1)]
-
-
 def view_sheet(views: np.ndarray) -> bytes:
     """A PNG of augmented `views` [n, view, h, w, c] `uint8`, those of an image side by side.
 
     Small images are enlarged with nearest pixels, large ones averaged down.
     """
     n, per_image = views.shape[:2]
-    tiles = _tiles(views.reshape(-1, *views.shape[2:]))
+    tiles = svg.tiles(views.reshape(-1, *views.shape[2:]))
     height, width = tiles.shape[1:3]
     columns = min(n, max(1, 8 // per_image))
     pitch_y, pitch_x = height + 14, (width + 2) * per_image + 12
@@ -148,7 +118,7 @@ def view_sheet(views: np.ndarray) -> bytes:
         row, column = divmod(i // per_image, columns)
         y, x = row * pitch_y, column * pitch_x + i % per_image * (width + 2)
         sheet[y : y + height, x : x + width] = tile
-    return encode_png(sheet)
+    return svg.png(sheet)
 
 
 def neighbour_sheet(
@@ -166,7 +136,7 @@ def neighbour_sheet(
     below the images.
     """
     n, k = neighbours.shape[:2]
-    tiles = _tiles(
+    tiles = svg.tiles(
         np.concatenate([queries[:, None], neighbours], axis=1).reshape(-1, *queries.shape[1:])
     )
     height, width = tiles.shape[1:3]
@@ -191,17 +161,17 @@ def neighbour_sheet(
             words.append(f'{similarities[row, column - 1]:.3f}')
         for j, word in enumerate(words):
             short = word if len(word) * 7 <= width else word[: width // 7 - 1] + '…'
-            marks.append(_text(x + width / 2, y + height + 17 + 15 * j, short, anchor='middle'))
+            marks.append(svg.text(x + width / 2, y + height + 17 + 15 * j, short, anchor='middle'))
     image = (
         f'<image width="{pixels.shape[1]}" height="{pixels.shape[0]}" '
-        f'href="{data_url(encode_png(pixels))}"/>'
+        f'href="{svg.data_url(svg.png(pixels))}"/>'
     )
     label = f'{n} images, each with its {k} nearest neighbours to the right'
-    return _svg(pixels.shape[1], pixels.shape[0], label, image + ''.join(marks))
+    return svg.drawing(pixels.shape[1], pixels.shape[0], label, image + ''.join(marks))
 
 
 def _frame(x: int, y: int, width: int, height: int, same: bool) -> str:
-    style = f'stroke="{_SAME}"' if same else f'stroke="{_OTHER}" stroke-dasharray="8 4"'
+    style = f'stroke="{svg.RIGHT}"' if same else f'stroke="{svg.WRONG}" stroke-dasharray="8 4"'
     return (
         f'<rect x="{x - 2}" y="{y - 2}" width="{width + 4}" height="{height + 4}" fill="none" '
         f'stroke-width="4" {style}/>'
@@ -224,10 +194,10 @@ def scatter(
     labels = np.asarray(labels) if named else np.zeros(len(points), np.int64)
     finite = np.isfinite(points).all(1)
     points, labels, left_out = points[finite], labels[finite], int((~finite).sum())
-    note = _text(10, 550, f'Left out, because not finite: {left_out}') if left_out else ''
+    note = svg.text(10, 550, f'Left out, because not finite: {left_out}') if left_out else ''
     title = f'{len(points)} points in two dimensions'
     if not len(points):
-        return _svg(720, 560, title, note)
+        return svg.drawing(720, 560, title, note)
     # One scale for both axes, so that distances stay comparable.
     low, high = points.min(0), points.max(0)
     scale = min(
@@ -245,17 +215,20 @@ def scatter(
         if named and len(legend) < _MAX_NAMES:
             y = 22 + 18 * len(legend)
             entry = _marks(np.array([[730.0, y - 4]]), i, 5, name)
-            legend.append(entry + _text(742, y, name if len(name) < 25 else f'{name[:23]}…'))
+            legend.append(entry + svg.text(742, y, name if len(name) < 25 else f'{name[:23]}…'))
     centres = centres[:_MAX_NAMES] if named else []
     if named:
         title += ': ' + ', '.join(name for *_, name in centres)
     marks = ''.join(groups) + ''.join(legend) + _spread(centres) + note
-    return _svg(920 if named else 720, 560, title, marks)
+    return svg.drawing(920 if named else 720, 560, title, marks)
 
 
 def _marks(points: np.ndarray, index: int, radius: float, name: str) -> str:
-    """One path for one class: empty lines whose caps are the dots, or plus signs."""
-    colour, shape = PALETTE[index % len(PALETTE)], index // len(PALETTE) % 3
+    """One path for one class: empty lines whose caps are the dots, or plus signs.
+
+    Classes after the tenth repeat the colours in another shape.
+    """
+    colour, shape = svg.PALETTE[index % len(svg.PALETTE)], index // len(svg.PALETTE) % 3
     stroke = f'h{radius * 2}m-{radius} -{radius}v{radius * 2}' if shape == 2 else 'h0'
     offset = radius if shape == 2 else 0
     path = ''.join(f'M{x - offset:.1f} {y:.1f}{stroke}' for x, y in points)
@@ -275,67 +248,10 @@ def _spread(centres: list[tuple[float, float, str]]) -> str:
         for y in (centre, centre + 18, centre - 18, centre + 36, centre - 36):
             if all(abs(y - b) >= 18 or abs(x - a) >= half + other for a, b, other in placed):
                 placed.append((x, y, half))
-                texts.append(_text(x, y + 5, name, anchor='middle', weight='bold', halo=True))
+                texts.append(svg.text(x, y + 5, name, anchor='middle', weight='bold', halo=True))
                 break
     return ''.join(texts)
 
 
 def _name(label: Any, names: Sequence[str] | None) -> str:
     return str(label) if names is None else str(names[int(label)])
-
-
-def _tiles(images: np.ndarray) -> np.ndarray:
-    """Images [n, h, w, c] `uint8`, 1, 3 or 4 channels, as RGBA tiles about 96 pixels wide."""
-    if images.dtype != np.uint8:
-        raise ValueError(f'images have dtype {images.dtype}: pass uint8 in [0, 255]')
-    n, height, width, channels = images.shape
-    if channels == 1:
-        images = np.repeat(images, 3, axis=3)
-    if channels < 4:
-        images = np.concatenate([images, np.full((n, height, width, 1), 255, np.uint8)], axis=3)
-    side = max(height, width)
-    if side < _TILE:
-        factor = -(-_TILE // side)
-        return images.repeat(factor, axis=1).repeat(factor, axis=2)
-    f = side // _TILE
-    images = images[:, : height // f * f, : width // f * f]
-    blocks = images.reshape(n, height // f, f, width // f, f, 4)
-    return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
-
-
-def encode_png(pixels: np.ndarray) -> bytes:
-    """The PNG file of RGBA `pixels` [height, width, 4] `uint8`."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, 'PNG')
-    return stream.getvalue()
-
-
-def data_url(png: bytes) -> str:
-    """The PNG as an address that holds it."""
-    return 'data:image/png;base64,' + base64.b64encode(png).decode()
-
-
-def _svg(width: float, height: float, label: str, content: str) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
-        f'width="{width:g}" height="{height:g}" role="img" aria-label="{html.escape(label)}" '
-        f'font-family="system-ui, sans-serif" font-size="12" fill="currentColor">{content}</svg>'
-    )
-
-
-def _text(
-    x: float,
-    y: float,
-    words: str,
-    *,
-    anchor: str = 'start',
-    weight: str = 'normal',
-    halo: bool = False,
-) -> str:
-    # The halo takes the page's background, so that a name is readable over dots of any colour.
-    style = 'font-size:15px;paint-order:stroke;stroke:var(--page,#fff);stroke-width:4px'
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}"'
-        + (f' style="{style}"' if halo else '')
-        + f'>{html.escape(words)}</text>'
-    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_jax.report import plots
+from simclr_jax.report import plots, svg
 
 SVG = '{http://www.w3.org/2000/svg}'
 
@@ -25,7 +25,7 @@ def _words(svg):
 
 def test_pillow_reads_the_png_back():
     pixels = np.random.default_rng(0).integers(0, 256, (13, 7, 4), dtype=np.uint8)
-    np.testing.assert_array_equal(_open(plots.encode_png(pixels)), pixels)
+    np.testing.assert_array_equal(_open(svg.png(pixels)), pixels)
 
 
 def test_curves_leave_out_what_is_missing():
@@ -98,7 +98,7 @@ def test_a_long_curve_is_thinned_but_keeps_its_spike_and_its_gap():
 
 @pytest.mark.parametrize('low, high', [(0, 1), (0.37, 0.38), (2.3, 7.1), (100, 90_000), (-3, 1)])
 def test_ticks_are_few_round_and_inside(low, high):
-    ticks = plots._ticks(low, high)
+    ticks = svg.ticks(low, high)
     assert 3 <= len(ticks) <= 8
     assert low <= ticks[0] and ticks[-1] <= high
     step = ticks[1] - ticks[0]

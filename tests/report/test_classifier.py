@@ -1,0 +1,120 @@
+"""The page of a classifier."""
+
+import pathlib
+import re
+import sys
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from simclr_jax.report import html
+from simclr_jax.report.classifier import Mistakes, accuracy_table, write_classifier
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from page import Page
+
+
+def figure(mean, std=0.0, top_5=None):
+    return {'mean': mean, 'std': std} | ({'top_5': {'mean': top_5, 'std': 0.0}} if top_5 else {})
+
+
+COMPARISON = {
+    'fine_tuned': {'all': figure(0.9), '10': figure(0.7, 0.02), '1': figure(0.4, 0.1)},
+    'linear': {'all': figure(0.8), '10': figure(0.72, 0.02), '1': figure(0.42, 0.1)},
+    'scratch': {'all': figure(0.7), '10': figure(0.3, 0.02), '1': figure(0.2, 0.1)},
+}
+NAMES = ['<cat>', 'dog & fox', 'cow']
+
+
+def write(path, comparison=COMPARISON, wrong=2, **options):
+    random = np.random.default_rng(0)
+    counts = np.array([[8, 2, 0], [0, 5, 0], [1, 0, 4]])
+    write_classifier(
+        path,
+        title='resnet18 on <pictures>',
+        summary={'command': 'python run.py --mode=finetune'},
+        comparison=comparison,
+        labels_of_all=130.0,
+        notes=['On 20 pictures.'],
+        test_size=20,
+        confusion=counts if wrong else np.diag([8, 5, 4]),
+        label_names=NAMES,
+        mistakes=Mistakes(
+            random.integers(0, 256, (wrong, 8, 8, 1), np.uint8),
+            np.array([0, 2])[:wrong],
+            np.array([1, 0])[:wrong],
+            np.array([0.987, 0.5])[:wrong],
+            of=3 if wrong else 0,
+        ),
+        metrics=[{'step': i, 'loss': 1.0 / (i + 1)} for i in range(9)],
+        views=random.integers(0, 256, (4, 1, 8, 8, 1), np.uint8),
+        config_text='{"seed": 0}',
+        **options,
+    )
+    return path.read_text()
+
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory):
+    return write(tmp_path_factory.mktemp('report') / 'report.html')
+
+
+def test_the_page_is_whole_and_alone(page):
+    parsed = Page(page)
+    assert parsed.text['h1'] == ['resnet18 on <pictures>']
+    assert parsed.text['h2'] == [
+        *('Results', 'How many labels', 'What is taken for what', 'Surest mistakes'),
+        *('Curves', 'Augmented views', 'Config'),
+    ]
+    pictures = re.findall(r'<svg.*?</svg>', page, re.S)
+    assert len(pictures) == 3
+    assert all(ET.fromstring(picture).get('aria-label') for picture in pictures)
+
+
+def test_the_table_has_a_row_a_number_of_labels_and_a_column_a_way(page):
+    parsed = Page(page)
+    heads = [text for text in parsed.text['th'] if text in ('fine-tuned', 'linear', 'from scratch')]
+    assert heads == ['fine-tuned', 'linear', 'from scratch']
+    assert parsed.text['strong'][0] == '90.0'
+    assert {'72.0 ± 2.0', '42.0 ± 10.0'} <= set(parsed.text['strong'])
+    assert any('All ways are given the same draws' in text for text in parsed.text['p'])
+    assert not any('k-NN' in text for text in parsed.text['p'])  # it was not asked for
+
+
+def test_mistakes_say_what_they_are_what_they_were_taken_for_and_how_sure(page):
+    parsed = Page(page)
+    assert [image['alt'] for image in parsed.all('img')[:2]] == [
+        'a picture of <cat>, taken for dog & fox',
+        'a picture of cow, taken for <cat>',
+    ]
+    assert ', 98.7 %' in parsed.text['span']
+    assert any('3 test pictures' in text and 'the 2 surest' in text for text in parsed.text['p'])
+
+
+def test_the_most_frequent_confusions_are_listed(page):
+    parsed = Page(page)
+    assert [text for text in parsed.text['td'] if ' of ' in text] == ['2 of 10', '1 of 5']
+
+
+def test_a_fine_tuning_alone_has_no_curve_and_perfect_ones_no_mistakes(tmp_path):
+    page = write(tmp_path / 'report.html', {'fine_tuned': {'all': figure(1.0)}}, wrong=0)
+    parsed = Page(page)
+    assert 'How many labels' not in parsed.text['h2']
+    assert 'All test pictures are right.' in parsed.text['p']
+    assert 'No picture was taken for another class.' in parsed.text['p']
+
+
+def test_more_than_ten_classes_have_rows_of_top_5():
+    comparison = {
+        'fine_tuned': {'all': figure(0.6, top_5=0.9), '10': figure(0.4, 0.01, top_5=0.8)},
+        'knn': {'all': figure(0.5, top_5=0.7)},
+    }
+    assert html.format_table(accuracy_table(comparison), 'accuracy').splitlines() == [
+        'accuracy  labels   fine-tuned  k-NN',
+        'top-1     all            60.0  50.0',
+        'top-1     10      40.0 +- 1.0     -',
+        'top-5     all            90.0  70.0',
+        'top-5     10             80.0     -',
+    ]
+    assert list(accuracy_table(COMPARISON)) == ['top-1']
