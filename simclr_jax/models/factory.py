@@ -52,6 +52,9 @@ def create_encoder(
     positions: str = 'sincos',
     epsilon: float = EPSILON,
     freeze_patch_projection: bool = True,
+    first_trained: int = 0,
+    frozen_norm: str = 'running',
+    drop_path: float = 0.0,
     remat: str = 'none',
     dot_1x1: bool = False,
     fold_norm: bool = True,
@@ -75,6 +78,10 @@ def create_encoder(
       positions: of a ViT, 'sincos' or 'learned'.
       epsilon: of a ViT's LayerNorm.
       freeze_patch_projection: whether a ViT's projection of patches stays random.
+      first_trained: the first stage of a ResNet or block of a ViT that is trained, counted from 1;
+        what precedes it gets no gradient. 0 trains everything.
+      frozen_norm: of batch normalization in a ResNet's frozen stages, 'running' or 'batch'.
+      drop_path: of a ViT, the probability that a picture skips a branch of the last block.
       remat: 'none', 'blocks' or 'full': which activations the backward pass computes again.
       dot_1x1: of a ResNet, compute 1x1 convolutions as matrix products: for CPUs.
       fold_norm: of a ResNet, normalize through the kernels (`folded.py`) where it computes in
@@ -95,6 +102,8 @@ def create_encoder(
             positions=positions,
             epsilon=epsilon,
             freeze_patch_projection=freeze_patch_projection,
+            first_trained=first_trained,
+            drop_path=drop_path,
             remat=remat,
             dtype=jnp.dtype(dtype),
         )
@@ -112,6 +121,8 @@ def create_encoder(
         width_multiplier=width,
         sk_ratio=sk_ratio,
         norm_scope=norm_scope,
+        first_trained=first_trained,
+        frozen_norm=frozen_norm,
         remat=remat,
         # Where the arithmetic is that of an accelerator, its memory decides on the batch.
         fold_norm=fold_norm and jnp.dtype(dtype) == jnp.bfloat16 and norm_scope == GLOBAL,

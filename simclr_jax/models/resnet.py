@@ -14,6 +14,7 @@ from simclr_jax.models.selective_kernel import SelectiveKernel, average_windows
 
 STEMS = ('imagenet', 'small')
 REMATS = ('none', 'blocks', 'full')
+FROZEN_NORMS = ('running', 'batch')
 
 
 class _Block(nn.Module):
@@ -110,6 +111,11 @@ class ResNet(nn.Module):
     in SimCLR (`resnet.py`) and BYOL (`utils/networks.py`); with 'torch' only shortcuts that change
     their shape are.
 
+    `first_trained` is the first stage that is trained, counted from 1; the stem and the stages
+    before it get no gradient. 0 trains everything. With `frozen_norm` 'running' they use and keep
+    their running averages in training too; with 'batch' they use the batch's statistics and go on
+    averaging them, as SimCLR does (`fine_tune_after_block` of `resnet.py`).
+
     `remat` says what the backward pass computes again from what the forward pass kept: with
     'blocks' each block, from its input; with 'full' each stage, from its input, block by block.
 
@@ -131,6 +137,8 @@ class ResNet(nn.Module):
     zero_init_last_scale: bool = True  # of each block, which then starts as the identity
     sk_ratio: float = 0.0  # of selective kernels; 0 is without
     norm_scope: NormScope = GLOBAL
+    first_trained: int = 0
+    frozen_norm: str = 'running'
     remat: str = 'none'
     fold_norm: bool = False
     dot_1x1: bool = False
@@ -144,12 +152,18 @@ class ResNet(nn.Module):
         features are the mean; the sides are those of the 'imagenet' stem, rounded up.
         """
         self._check_fields()
-        x = self._stem(images, train)
         run_stage = ResNet._stage
         if self.remat == 'full':
             run_stage = nn.remat(run_stage, static_argnums=(2, 3))
-        for stage in range(1, 1 + len(self.stage_sizes)):
-            x = run_stage(self, x, stage, train)
+        for stage in range(1 + len(self.stage_sizes)):  # 0 is the stem
+            frozen = stage < self.first_trained
+            stage_trains = train and not (frozen and self.frozen_norm == 'running')
+            if stage == 0:
+                x = self._stem(images, stage_trains)
+            else:
+                x = run_stage(self, x, stage, stage_trains)
+            if frozen:
+                x = jax.lax.stop_gradient(x)
         if x.dtype == jnp.bfloat16:
             # Changes nothing, but the average stays out of the kernel that adds the last block's
             # convolutions: on CPUs, XLA of jax 0.11 and 0.12 gives NaN where one kernel does both.
@@ -213,6 +227,14 @@ class ResNet(nn.Module):
             raise ValueError(f'padding={self.padding!r}; it must be one of {", ".join(PADDINGS)}')
         if self.remat not in REMATS:
             raise ValueError(f'remat={self.remat!r}; it must be one of {", ".join(REMATS)}')
+        if self.frozen_norm not in FROZEN_NORMS:
+            raise ValueError(
+                f'frozen_norm={self.frozen_norm!r}; it must be one of {", ".join(FROZEN_NORMS)}'
+            )
+        if self.first_trained > len(self.stage_sizes):
+            raise ValueError(
+                f'first_trained={self.first_trained}; there are {len(self.stage_sizes)} stages'
+            )
         if self.sk_ratio and self.block is not BottleneckBlock:
             raise ValueError(f'sk_ratio={self.sk_ratio}: only bottleneck blocks have it; take 0')
         if not len(self.stage_sizes) == len(self.widths) == len(self.strides):

@@ -43,23 +43,35 @@ class Block(nn.Module):
     num_heads: int
     dtype: jnp.dtype
     epsilon: float = EPSILON
+    drop_path: float = 0.0  # probability that a picture skips a branch in training
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """`[n, token, dim]` to the same; needs an rng 'drop_path' where it drops."""
         dim = x.shape[-1]
         init = nn.initializers.xavier_uniform()
         y = layer_norm(self.dtype, 'norm1', self.epsilon)(x)
-        x = x + nn.MultiHeadAttention(
+        y = nn.MultiHeadAttention(
             self.num_heads,
             dtype=self.dtype,
             kernel_init=init,  # of queries, keys and values apart
             force_fp32_for_softmax=True,
             name='attention',
         )(y)
+        x = x + self._drop(y, train)
         y = layer_norm(self.dtype, 'norm2', self.epsilon)(x)
         y = nn.Dense(4 * dim, dtype=self.dtype, kernel_init=init, name='dense1')(y)
         y = nn.gelu(y, approximate=False)
-        return x + nn.Dense(dim, dtype=self.dtype, kernel_init=init, name='dense2')(y)
+        y = nn.Dense(dim, dtype=self.dtype, kernel_init=init, name='dense2')(y)
+        return x + self._drop(y, train)
+
+    def _drop(self, branch: jax.Array, train: bool) -> jax.Array:
+        """Stochastic depth (arXiv:1603.09382), as timm's `DropPath`: what is kept is scaled up."""
+        if not (train and self.drop_path):
+            return branch
+        keep = 1 - self.drop_path
+        kept = jax.random.bernoulli(self.make_rng('drop_path'), keep, (len(branch), 1, 1))
+        return jnp.where(kept, branch / keep, 0).astype(branch.dtype)
 
 
 def layer_norm(dtype: jnp.dtype, name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
@@ -89,6 +101,8 @@ class VisionTransformer(nn.Module):
     positions: str = 'sincos'
     epsilon: float = EPSILON  # of LayerNorm
     freeze_patch_projection: bool = True
+    first_trained: int = 0  # the first block that is trained, counted from 1; 0: everything is
+    drop_path: float = 0.0  # of the last block; earlier ones have less, the first has none
     remat: str = 'none'  # otherwise the backward pass computes each block again, from its input
     dtype: jnp.dtype = jnp.float32
 
@@ -121,9 +135,20 @@ class VisionTransformer(nn.Module):
             x = jnp.concatenate([jnp.tile(token, (count, 1, 1)), x], axis=1)
         if self.positions == 'learned':
             x += self._learned_positions(images, x.shape[1]).astype(self.dtype)
-        block_type = Block if self.remat == 'none' else nn.remat(Block)
+        if self.first_trained:
+            x = jax.lax.stop_gradient(x)
+        block_type = Block if self.remat == 'none' else nn.remat(Block, static_argnums=(2,))
         for block in range(self.depth):
-            x = block_type(self.num_heads, self.dtype, self.epsilon, name=f'block{block}')(x)
+            frozen = block + 1 < self.first_trained
+            x = block_type(
+                self.num_heads,
+                self.dtype,
+                self.epsilon,
+                self.drop_path * block / max(self.depth - 1, 1),  # timm's `linspace`
+                name=f'block{block}',
+            )(x, train and not frozen)
+            if frozen:
+                x = jax.lax.stop_gradient(x)
         if self.pooling == 'mean':
             x = x.astype(jnp.float32)
             return jnp.mean(x, axis=1) if pool else x.reshape(count, height, width, self.dim)
@@ -152,6 +177,8 @@ class VisionTransformer(nn.Module):
             raise ValueError(
                 f'positions={self.positions!r}; it must be one of {", ".join(POSITIONS)}'
             )
+        if self.first_trained > self.depth:
+            raise ValueError(f'first_trained={self.first_trained}; there are {self.depth} blocks')
         if any(side % self.patch_size for side in images.shape[1:3]):
             raise ValueError(
                 f'images have shape {images.shape}; height and width must be multiples of '
