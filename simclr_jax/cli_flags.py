@@ -65,6 +65,9 @@ FLAGS = {
         'the file of the vectors, which ends in .parquet, .npz or .csv; the folder of an export',
         _path,
     ),
+    'labels': Flag(
+        'FILE', "a table of the labels of a folder's pictures: .csv, .tsv or .parquet", _path
+    ),
     'neighbours': Flag('', 'also a page of near-duplicates, clusters and odd ones out', _switch),
     'format': Flag('NAME', 'who is to read the export, as native or torchvision'),
     'overwrite': Flag('', 'replaces an output that is there', _switch),

@@ -52,6 +52,10 @@ def default() -> ConfigDict:
     config.data = ConfigDict()
     config.data.dataset = 'cifar10'  # a prepared TFDS builder, 'digits' or 'folder'
     config.data.path = ''  # the folder of pictures, where the dataset is 'folder'
+    # A table of its pictures' labels, .csv, .tsv or .parquet: file, label and, maybe, split. Where
+    # there is none, sub-folders may be classes.
+    config.data.labels = ''
+    config.data.several_labels = False  # whether a picture may have several in a table
     config.data.max_bad_fraction = 0.01  # largest tolerated share of unreadable files
     config.data.data_dir = (
         ''  # where TFDS keeps data; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets
@@ -188,6 +192,7 @@ def default() -> ConfigDict:
     # of the training split: where the two overlap, they are taken out of the latter.
     config.eval.dataset = ''  # '' is data.dataset; else a prepared TFDS builder, or 'folder'
     config.eval.path = ''  # another folder of pictures, with labels
+    config.eval.labels = ''  # a table of the labels of its pictures, or others of data.path's
     config.eval.train_split = ''  # '' is data.train_split if it has labels, 'train' of a folder
     config.eval.test_split = ''  # '' is 'test', or 'validation' where 'test' has no labels
     config.eval.after_pretrain = tuple(PROBES)  # what pretraining ends with; () for none

@@ -192,6 +192,14 @@ def validate(config: ConfigDict) -> None:
 def _check_input(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
     folder = fields['data.dataset'] == 'folder'  # whether it is there, prepare() says
     check(folder or not fields['data.path'], 'data.path', 'needs data.dataset=folder beside it')
+    want = 'needs data.dataset=folder and data.path beside it'
+    check(folder or not fields['data.labels'], 'data.labels', want)
+    of_folder = fields['eval.path'] or (folder and fields['eval.dataset'] in ('', 'folder'))
+    want = 'needs eval.path, or data.dataset=folder, beside it'
+    check(bool(of_folder or not fields['eval.labels']), 'eval.labels', want)
+    any_labels = fields['data.labels'] or fields['eval.labels']
+    want = 'has an effect with a table in data.labels only; set both'
+    check(bool(any_labels or not fields['data.several_labels']), 'data.several_labels', want)
     if fields['eval.path']:
         want = 'has no effect with eval.path; leave it out'
         check(fields['eval.dataset'] in ('', 'folder'), 'eval.dataset', want)

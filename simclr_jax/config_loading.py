@@ -27,7 +27,7 @@ from simclr_jax.config_checks import validate
 # Sections that may change between two commands on one workdir: they do not touch the training.
 FREE_FIELDS = (
     *('data.path', 'data.data_dir', 'data.workers', 'data.max_bad_fraction', 'simclr.eval_layer'),
-    *('data.eval_interpolation', 'data.eval_antialias'),
+    *('data.labels', 'data.eval_interpolation', 'data.eval_antialias'),
     *('log', 'checkpoint', 'health'),
     *('eval', 'linear_eval', 'knn'),
     *('start.encoder', 'start.given'),  # what it held is compared by its checksum

@@ -162,7 +162,7 @@ def test_what_pretraining_does_not_take(argument, words):
         (EMBED[:3], '--output: missing; --mode=embed needs --output=PATH'),
         ([*EMBED, DIGITS], f'{DIGITS}: needs --mode=pretrain, linear_eval, knn, preview, plan or'),
         ([*EMBED, '--config.seed=3'], '--config.seed=3: needs --mode=pretrain, linear_eval, knn,'),
-        ([*EMBED, '--workdir=a'], '--mode=embed takes --encoder, --data, --output, --neighbours'),
+        ([*EMBED, '--workdir=a'], '--mode=embed takes --encoder, --data, --output, --labels'),
         ([*EMBED, '--neighbours=20'], '--neighbours=20: is a switch; it takes no value, or true'),
         ([*EMBED, '--overwrite', 'yes'], "'yes': not a flag"),
         (EXPORT, '--encoder: missing; --mode=export needs --encoder=PATH or --workdir=DIR'),

@@ -16,7 +16,13 @@ def open_split(config: ConfigDict, split: str, held: Held | None = None) -> sour
     data = config.data
     options = how_to_open(config)
     return sources.open_source(
-        data.dataset, data.data_dir, split, path=data.path, held=held, **options
+        data.dataset,
+        data.data_dir,
+        split,
+        path=data.path,
+        labels=data.labels,
+        held=held,
+        **options,
     )
 
 
@@ -25,6 +31,7 @@ def how_to_open(config: ConfigDict) -> dict[str, Any]:
     return {
         'max_bad_fraction': config.data.max_bad_fraction,
         'canvas': canvas_side(config),
+        'several_labels': config.data.several_labels,
         'through_canvas': config.augment.backend == 'jax',
     }
 

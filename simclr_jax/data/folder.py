@@ -36,7 +36,8 @@ class Reader:
         check_bad(self.bad, self.num_files, self._path, max_bad_fraction)
         self._index, self._places = index, index.layout.places(split).astype(np.int32)
         self.labels = np.full(len(self._places), -1, np.int32)
-        if index.layout.labels_of(split):
+        self._labelled = bool(index.layout.labels_of(split))
+        if self._labelled:
             self.labels[:] = index.layout.label[self._places]
         self._undecoded: set[int] = set()
         self._lock = threading.Lock()
@@ -44,6 +45,11 @@ class Reader:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def several(self) -> np.ndarray | None:
+        """Returns `[n, class]` int8 where a picture may have several labels, as `Source` has it."""
+        table = self._index.layout.table
+        return table.matrix(self._places) if table and table.several else None
 
     def names(self) -> Iterator[bytes]:
         """Yields the path of each picture."""
@@ -95,7 +101,7 @@ class Reader:
                         raise OSError('no longer a JPEG or PNG')
                     orientation = int(self._index.orientations[place])
                 label = int(self.labels[number])
-                record = example.serialize(encoded, label if label >= 0 else None, orientation)
+                record = example.serialize(encoded, label if self._labelled else None, orientation)
                 return number, record
             except RunError as error:
                 self.failure = self.failure or error

@@ -10,17 +10,18 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from simclr_jax import parallel
 from simclr_jax.config import ConfigError
-from simclr_jax.data import deep, folder_cache, folder_files, pictures
+from simclr_jax.data import deep, folder_cache, folder_files, picture_labels, pictures
 from simclr_jax.data.folder_cache import TABLE, Known
 from simclr_jax.data.folder_files import Files, Folder, Names, open_folder, readable
-from simclr_jax.data.folder_layout import ALL, Layout, lay_out
+from simclr_jax.data.folder_layout import ALL, Layout, lay_out, with_labels
+from simclr_jax.data.picture_labels import PictureLabels
 from simclr_jax.data.pictures import Checked
 
 _TEST_SHARE = 0.1
@@ -40,11 +41,13 @@ class Index:
       known: the good pictures of the run.
       bad: name to the reason why a file, or all below a folder, is left out.
       notes: what else to say about the folder, a line each.
+      labels: of a table; None where the names of the sub-folders are the labels.
     """
 
     known: Known
     bad: dict[str, str]
     notes: tuple[str, ...] = ()
+    labels: PictureLabels | None = None
 
     @property
     def names(self) -> Names:
@@ -85,7 +88,8 @@ class Index:
     @functools.cached_property
     def layout(self) -> Layout:
         """Its splits and classes."""
-        return lay_out(self.names, self.known.table['test'])
+        layout = lay_out(self.names, self.known.table['test'])
+        return with_labels(layout, self.labels) if self.labels else layout
 
     def pack(self) -> bytes:
         """Which pictures these are, for `read_index` at the next start of the run."""
@@ -103,14 +107,23 @@ class Index:
         text = f'{count:,} picture{"s" * (count != 1)}'
         for i, split in enumerate(layout.names()[:-1]):
             places = layout.places(split)
-            classes = np.unique(layout.label[places]).size if layout.labels_of(split) else 0
-            kinds = f' in {classes:,} classes' if layout.splits and classes else ''
+            kinds = '' if self.labels else self._kinds(split)
             text += f'{", " if i else ": "}{len(places):,} {split}{kinds}'
-        if layout.label_names and not layout.splits:
+        if self.labels:
+            have = np.count_nonzero(self.labels.has_label())
+            several = ', several a picture' if self.labels.several else ''
+            text += f'; {have:,} with labels of {len(layout.label_names):,} classes{several}'
+        elif layout.label_names and not layout.splits:
             text += f'; {len(layout.label_names):,} classes, by sub-folder'
         for split, why in layout.unlabelled.items():
             text += f'; no labels{"" if split == ALL else f" in {split}"}: {why}'
         return '\n'.join((text, *self._about_values(), *self.notes))
+
+    def _kinds(self, split: str) -> str:
+        layout = self.layout
+        if not layout.splits or not layout.labels_of(split):
+            return ''
+        return f' in {np.unique(layout.label[layout.places(split)]).size:,} classes'
 
     def _about_values(self) -> Iterator[str]:
         if many := int(np.count_nonzero(self.peaks)):
@@ -123,22 +136,36 @@ class Index:
             yield f'{many:,} TIFF{"s" * (many != 1)} of several pages: the first one is read'
 
 
-def read_index(path: str, cache: pathlib.Path, held: Callable[[], bytes] | None = None) -> Index:
+# From a folder, its files and those that cannot be read to what a table says of the files.
+FindLabels = Callable[[Folder, Files], tuple[PictureLabels, Sequence[str]]]
+
+
+def read_index(
+    path: str,
+    cache: pathlib.Path,
+    held: Callable[[], bytes] | None = None,
+    find_labels: FindLabels | None = None,
+) -> Index:
     """Indexes a folder; files that are as they were at the last time are not looked at again.
 
-    Of several processes the first one does it, and the others get what it found.
+    Of several processes the first one does it, and the others get what it found. What is to be said
+    of labels and classes is printed before a file is looked at.
 
     Args:
       path: the folder.
       cache: where the index is kept, a file for each folder.
       held: returns the pictures that the run has, from `Index.pack`; None for a run that begins,
         which has all of them.
+      find_labels: returns the labels that a table gives to the files, and lines on them.
 
     Raises:
-      ConfigError: the folder is not there, holds no picture, or lacks some that the run has.
+      ConfigError: the folder is not there, holds no picture, or lacks some that the run has; or
+        what `find_labels` raises.
       RunError: the folder went away.
     """
-    return parallel.made_by_main_process(lambda: _index(path, cache, held), _pack, _unpack)
+    return parallel.made_by_main_process(
+        lambda: _index(path, cache, held, find_labels), _pack, _unpack
+    )
 
 
 def cache_file(folder: Folder, cache: pathlib.Path) -> pathlib.Path:
@@ -146,10 +173,16 @@ def cache_file(folder: Folder, cache: pathlib.Path) -> pathlib.Path:
     return cache / f'{hashlib.sha256(folder.root).hexdigest()[:16]}.index'
 
 
-def _index(path: str, cache: pathlib.Path, held: Callable[[], bytes] | None) -> Index:
+def _index(
+    path: str,
+    cache: pathlib.Path,
+    held: Callable[[], bytes] | None,
+    find_labels: FindLabels | None,
+) -> Index:
     folder = open_folder(path)
     file = cache_file(folder, cache)
     files = folder_files.walk(folder, pictures.SUFFIXES)
+    labels = _look_at_labels(folder, files, find_labels) if len(files.names) else None
     known = folder_cache.load(file)
     if held and not len(known.names):
         with contextlib.suppress(ValueError):  # another version's
@@ -164,11 +197,43 @@ def _index(path: str, cache: pathlib.Path, held: Callable[[], bytes] | None) -> 
     if not good.any():
         raise ConfigError(f'data.path={path!r}: holds no picture{_why_none(bad)}')
     if not good.all():
-        known = known.chosen(np.flatnonzero(good))
+        notes += _bad_with_labels(known, good, labels)
+        known, labels = _chosen(known, labels, np.flatnonzero(good))
     if held:
-        known, added = _only(known, bad, held(), path)
+        places, added = _only(known, bad, held(), path)
         notes += added
-    return Index(known, bad, notes)
+        if len(places) != len(known.names):
+            known, labels = _chosen(known, labels, places)
+    return Index(known, bad, notes, labels)
+
+
+def _look_at_labels(
+    folder: Folder, files: Files, find_labels: FindLabels | None
+) -> PictureLabels | None:
+    """Returns a table's labels of the files; says what is odd about them, or about sub-folders."""
+    names = files.names
+    layout = lay_out(names, np.zeros(len(names), bool))
+    labels, notes = find_labels(folder, files) if find_labels else (None, ())
+    if labels:
+        layout = with_labels(layout, labels)
+    for note in (*notes, *layout.class_notes(lambda place: _is_test(names.raw(place)))):
+        print(f'{labels.name if labels else folder.name}: {note}', flush=True)
+    return labels
+
+
+def _bad_with_labels(
+    known: Known, good: np.ndarray, labels: PictureLabels | None
+) -> tuple[str, ...]:
+    if labels is None or not (lost := np.flatnonzero(labels.has_label() & ~good)).size:
+        return ()
+    names = picture_labels.listed(known.names, lost)
+    return (f'{lost.size:,} picture{"s" * (lost.size != 1)} with a label cannot be read: {names}',)
+
+
+def _chosen(
+    known: Known, labels: PictureLabels | None, places: np.ndarray
+) -> tuple[Known, PictureLabels | None]:
+    return known.chosen(places), labels and labels.chosen(places)
 
 
 def _why_none(bad: dict[str, str]) -> str:
@@ -180,8 +245,8 @@ def _why_none(bad: dict[str, str]) -> str:
 
 def _only(
     known: Known, bad: dict[str, str], held: bytes, path: str
-) -> tuple[Known, tuple[str, ...]]:
-    """Returns those of the pictures that the run has, and what to say about the others."""
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns the places of the pictures that the run has, and what to say about the others."""
     try:
         mine = folder_cache.unpack(held, names_only=True)
     except ValueError as error:
@@ -203,7 +268,7 @@ def _only(
             'or begin a new run with another --workdir'
         )
     if len(places) == len(known.names):
-        return known, ()
+        return places, ()
     added = np.setdiff1d(np.arange(len(known.names)), places)
     listed = ', '.join(known.names[i] for i in added[:_NAMED])
     note = (
@@ -211,7 +276,7 @@ def _only(
         f'{", ..." if added.size > _NAMED else ""}): left out, as a run goes on with what it began '
         'with; another --workdir begins one with all of them'
     )
-    return known.chosen(places), (note,)
+    return places, (note,)
 
 
 def check_bad(bad: dict[str, str], total: int, path: str, max_fraction: float) -> None:
@@ -328,11 +393,13 @@ class _Progress:
 
 
 def _pack(index: Index) -> bytes:
-    head = json.dumps([index.bad, index.notes]).encode()
-    return head + b'\n' + folder_cache.pack(index.known)
+    labels = index.labels.pack() if index.labels else b''
+    head = json.dumps([index.bad, index.notes, len(labels)]).encode()
+    return b''.join((head, b'\n', labels, folder_cache.pack(index.known)))
 
 
 def _unpack(packed: bytes) -> Index:
     head, _, known = packed.partition(b'\n')
-    bad, notes = json.loads(head)
-    return Index(folder_cache.unpack(known), bad, tuple(notes))
+    bad, notes, size = json.loads(head)
+    labels = picture_labels.unpack(known[:size]) if size else None
+    return Index(folder_cache.unpack(known[size:]), bad, tuple(notes), labels)

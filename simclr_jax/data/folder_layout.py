@@ -1,10 +1,12 @@
 """What the sub-folders of a folder of pictures mean: splits, or classes, or nothing."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
 from simclr_jax.data.folder_files import Names, readable
+from simclr_jax.data.picture_labels import PictureLabels, class_notes
 
 TRAIN, VALIDATION, TEST, ALL = 'train', 'validation', 'test', 'all'
 # Names of sub-folders, in lower case, to the split that each is.
@@ -24,6 +26,8 @@ class Layout:
       label: number of its class, -1 for none, `[n]` int32.
       label_names: the classes.
       unlabelled: split to the reason why it has no labels; `ALL` for all of them together.
+      table: the labels of a table, where there is one. Then some pictures may have none, and others
+        several, which `label` does not say.
     """
 
     splits: tuple[str, ...]
@@ -31,6 +35,7 @@ class Layout:
     label: np.ndarray
     label_names: tuple[str, ...] | None
     unlabelled: dict[str, str]
+    table: PictureLabels | None = None
 
     def names(self) -> tuple[str, ...]:
         """Returns the splits that can be asked for."""
@@ -52,13 +57,64 @@ class Layout:
     def _name(self, split: str) -> str:
         if not self.splits:
             return split
-        name = _SPLITS.get(split.encode(), split)
+        name = split_name(split)
         return VALIDATION if name == TEST and TEST not in self.splits else name
 
     def labels_of(self, split: str) -> tuple[str, ...] | None:
-        """Returns the classes where each picture of a split has one, else None."""
+        """Returns the classes where each picture of a split has one, else None.
+
+        With a table, one picture that has one is enough.
+        """
         places = self.places(split)
+        if self.table:
+            return self.label_names if self.table.has_label()[places].any() else None
         return self.label_names if len(places) and (self.label[places] >= 0).all() else None
+
+    def class_notes(self, is_test: Callable[[int], bool]) -> list[str]:
+        """Says which classes have one example, and which of them no training picture has.
+
+        Args:
+          is_test: whether the picture of a place is drawn for 'test', where splits are drawn.
+        """
+        if not self.label_names:
+            return []
+        picture = self.table.picture if self.table else np.flatnonzero(self.label >= 0)
+        label = self.table.label if self.table else self.label[picture]
+        return class_notes(
+            self.label_names,
+            label,
+            self.splits,
+            self.split[picture],
+            lambda place: is_test(int(picture[place])),
+        )
+
+
+def split_name(name: str) -> str:
+    """Returns what a split is called here: 'validation' for 'val', for example."""
+    return _SPLITS.get(name.lower().encode(), name)
+
+
+def with_labels(layout: Layout, table: PictureLabels) -> Layout:
+    """Returns a layout with a table's labels, and its splits where it has any.
+
+    A picture of which the table says no split stays in that of its sub-folder; without one it is
+    'train', unless the splits have names of their own, as the folds of a cross-validation.
+    """
+    splits, split = layout.splits, layout.split
+    if table.splits:
+        known = {TRAIN, VALIDATION, TEST}
+        found = {*splits, *table.splits}
+        rest = not splits and bool(known & found) and bool((table.split < 0).any())
+        found |= {TRAIN} if rest else set()
+        splits = tuple(name for name in (TRAIN, VALIDATION, TEST) if name in found)
+        splits += tuple(name for name in layout.splits if name not in known)
+        splits += tuple(name for name in table.splits if name not in splits)
+        number = np.array([*(splits.index(name) for name in table.splits), -1], np.int8)
+        old = np.full(len(split), splits.index(TRAIN) if rest else -1, np.int8)
+        if layout.splits:
+            old = np.array([*(splits.index(name) for name in layout.splits), -1], np.int8)[split]
+        split = np.where(table.split < 0, old, number[table.split])
+    return Layout(splits, split, table.each(), table.label_names, {}, table)
 
 
 def lay_out(names: Names, is_test: np.ndarray) -> Layout:

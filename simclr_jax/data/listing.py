@@ -17,9 +17,18 @@ import numpy as np
 
 from simclr_jax import parallel
 from simclr_jax.config import ConfigError
-from simclr_jax.data import example, folder_files, pictures, sources
+from simclr_jax.data import (
+    example,
+    folder_files,
+    label_matching,
+    label_table,
+    picture_labels,
+    pictures,
+    sources,
+)
 from simclr_jax.data.folder_files import Files, Names, open_folder
-from simclr_jax.data.folder_layout import ALL, lay_out
+from simclr_jax.data.folder_layout import ALL, lay_out, with_labels
+from simclr_jax.data.picture_labels import PictureLabels
 
 # NAME[/VARIANT][:VERSION][:SPLIT], as TFDS writes the first three.
 _DATASET = re.compile(r'([A-Za-z]\w*(?:/[\w.+-]+)?(?::[\d*]+(?:\.[\d*]+)*)?)(?::(.+))?')
@@ -55,6 +64,8 @@ class Listing:
       digest: stands for all of it: names, sizes and times of files, or the records of a data set.
       odd: entry of the folder that cannot be read, to the reason.
       notes: what else to say, a line each.
+      words: where a picture may have several labels, returns those of one as text, None where it
+        has none; `label_names` is None then.
     """
 
     name: str
@@ -66,26 +77,35 @@ class Listing:
     digest: str
     odd: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    words: Callable[[int], str | None] | None = None
 
     def __len__(self) -> int:
         return self.count
 
 
-def check(data: str, flag: str = '--data') -> None:
+def check(data: str, flag: str = '--data', labels: str | None = None) -> None:
     """Checks that the data are there, without listing them and without TensorFlow.
 
     Args:
       data: a folder, or a data set such as `cifar10`, `cifar10:test` or `cifar10:3.0.2:test`.
       flag: what names the data.
+      labels: a table of the labels of a folder's pictures.
 
     Raises:
-      ConfigError: there is no such folder, nor a prepared data set of that name.
+      ConfigError: there is no such folder, nor a prepared data set of that name, nor such a table.
     """
     if os.path.isfile(os.path.expanduser(data)):
         raise ConfigError(f'{flag}={data!r}: is a file; name the folder that it is in')
     if _is_folder(data):
         open_folder(data, flag)
+        if labels:
+            label_table.find(labels, data, '--labels')
         return
+    if labels:
+        raise ConfigError(
+            f'--labels={labels!r}: is for a folder of pictures, and {flag}={data!r} is a data set, '
+            'which has its own; leave it out'
+        )
     dataset, _ = _parse(data, flag)
     try:
         sources.check_prepared(dataset, '')
@@ -102,7 +122,7 @@ def check(data: str, flag: str = '--data') -> None:
         ) from error
 
 
-def open_listing(data: str, flag: str = '--data') -> Listing:
+def open_listing(data: str, flag: str = '--data', labels: str | None = None) -> Listing:
     """Lists a folder or opens a data set; the arguments are those of `check`.
 
     Of several processes, the first one lists the folder for all.
@@ -112,7 +132,7 @@ def open_listing(data: str, flag: str = '--data') -> Listing:
       RunError: the folder has gone.
     """
     if _is_folder(data):
-        return _of_folder(data, flag)
+        return _of_folder(data, flag, labels)
     dataset, split = _parse(data, flag)
     return _of_dataset(data, dataset, split, flag)
 
@@ -140,10 +160,10 @@ def _in_words(error: str, data: str, dataset: str, flag: str) -> str:
     )
 
 
-def _of_folder(path: str, flag: str) -> Listing:
+def _of_folder(path: str, flag: str, table: str | None) -> Listing:
     folder = open_folder(path, flag)
 
-    def find() -> Files:
+    def find() -> Found:
         files = folder_files.walk(folder, pictures.SUFFIXES)
         if not len(files.names):
             why = f': {next(iter(files.odd.items()))}' if files.odd else ''
@@ -152,11 +172,13 @@ def _of_folder(path: str, flag: str) -> Listing:
                 f'{", ".join(pictures.SUFFIXES)}{why}. Name the folder that holds them; if it is '
                 'this one, is its disk mounted?'
             )
-        return files
+        return Found(files, *_read_table(table, path, folder, files))
 
-    files = parallel.made_by_main_process(find, _pack, _unpack)
+    files, given, said = parallel.made_by_main_process(find, _pack, _unpack)
     names = files.names
     layout = lay_out(names, np.zeros(len(names), bool))
+    if given:
+        layout = with_labels(layout, given)
     labels = layout.label
     has_labels = layout.label_names is not None and bool((labels >= 0).any())
 
@@ -169,23 +191,54 @@ def _of_folder(path: str, flag: str) -> Listing:
     digest = hashlib.sha256(names.joined())
     for part in (names.lengths(), files.sizes, files.times):
         digest.update(np.ascontiguousarray(part))
+    if given:
+        digest.update(dataclasses.replace(given, name='').pack())  # it may have been moved
     notes = [f'{name} is left out: {why}' for name, why in list(files.again.items())[:_NAMED]]
+    notes += said
     for split, why in layout.unlabelled.items():
         notes.append(f'no labels{"" if split == ALL else f" in {split}"}: {why}')
     return Listing(
         name=path,
         count=len(names),
         file=names.__getitem__,
-        split=(lambda number: layout.splits[layout.split[number]]) if layout.splits else None,
+        split=(lambda number: (*layout.splits, '')[layout.split[number]])
+        if layout.splits
+        else None,
         label_names=layout.label_names if has_labels else None,
         read=lambda numbers: [read_one(int(number)) for number in numbers],
         digest=digest.hexdigest(),
         odd=files.odd,
         notes=tuple(notes),
+        words=given.words if given and given.several else None,
     )
 
 
-def _pack(files: Files) -> bytes:
+class Found(NamedTuple):
+    """The files of a folder, what a table says of them, and what to say about that."""
+
+    files: Files
+    labels: PictureLabels | None
+    notes: tuple[str, ...]
+
+
+def _read_table(
+    table: str | None, path: str, folder: folder_files.Folder, files: Files
+) -> tuple[PictureLabels | None, tuple[str, ...]]:
+    if not table:
+        return None, ()
+    place = label_table.find(table, path, '--labels')
+    return label_matching.match(
+        label_table.read(place, '--labels'),
+        files.names,
+        folder.root,
+        place,
+        several=None,
+        left_out=files.odd,
+    )
+
+
+def _pack(found: Found) -> bytes:
+    files = found.files
     stream = io.BytesIO()
     np.savez(
         stream,
@@ -193,16 +246,20 @@ def _pack(files: Files) -> bytes:
         lengths=files.names.lengths(),
         sizes=files.sizes,
         times=files.times,
-        rest=np.frombuffer(json.dumps([files.odd, files.again]).encode(), np.uint8),
+        rest=np.frombuffer(json.dumps([files.odd, files.again, found.notes]).encode(), np.uint8),
+        labels=np.frombuffer(found.labels.pack() if found.labels else b'', np.uint8),
     )
     return stream.getvalue()
 
 
-def _unpack(packed: bytes) -> Files:
+def _unpack(packed: bytes) -> Found:
     with np.load(io.BytesIO(packed)) as found:
-        odd, again = json.loads(found['rest'].tobytes())
+        odd, again, notes = json.loads(found['rest'].tobytes())
+        labels = found['labels'].tobytes()
+        labels = picture_labels.unpack(labels) if labels else None
         names = Names(found['names'].tobytes(), found['lengths'])
-        return Files(names, found['sizes'], found['times'], odd, again)
+        files = Files(names, found['sizes'], found['times'], odd, again)
+        return Found(files, labels, tuple(notes))
 
 
 def _of_dataset(data: str, dataset: str, split: str, flag: str) -> Listing:

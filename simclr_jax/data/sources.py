@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from simclr_jax.config import ConfigError, RunError
-from simclr_jax.data import deep, folder, folder_index, tfrecord
-from simclr_jax.data.folder_files import open_folder
+from simclr_jax.data import deep, folder, folder_index, label_matching, label_table, tfrecord
+from simclr_jax.data.folder_files import Files, Folder, open_folder
+from simclr_jax.data.picture_labels import PictureLabels
 from simclr_jax.workdir.claim import Held
 
 BUILT_HERE = ('digits',)  # data sets that this package makes where they are missing
@@ -42,6 +43,9 @@ class Source:
       bad: the pictures left out so far, and why; it grows where one vanishes during the run.
       labels: class of each record `[num_examples]`, -1 where it has none; None where only the
         records themselves tell.
+      several: where a record may have several labels: 1 for each of its classes, else 0,
+        `[num_examples, class]` int8; a record without labels has a row of -1. None elsewhere.
+        Where it is there, `labels`, and those in records, are -1.
       identify: returns a number for each record `[num_examples]` uint64, which is the same in
         every split and slice that the record is in; None where that is not known.
       data: what it is a split of.
@@ -65,6 +69,7 @@ class Source:
     num_files: int = 0
     bad: dict[str, str] = dataclasses.field(default_factory=dict)
     labels: np.ndarray | None = None
+    several: np.ndarray | None = None
     identify: Callable[[], np.ndarray] | None = None
     data: 'Data | None' = None
     held: Callable[[], Held] | None = None
@@ -93,7 +98,8 @@ class Source:
 
     @property
     def num_classes(self) -> int:
-        return len(self.label_names or ())
+        """How many classes there are, of which a record has one; 0 where it may have several."""
+        return 0 if self.several is not None else len(self.label_names or ())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,14 +116,23 @@ class Data:
     open: Callable[[str], Source]
 
 
-def check_prepared(dataset: str, data_dir: str, path: str = '') -> None:
+def check_prepared(dataset: str, data_dir: str, path: str = '', labels: str = '') -> None:
     """Checks that a data set, or the folder `path`, can be read, without importing TensorFlow.
 
+    Args:
+      dataset: as for `open_data`.
+      data_dir: likewise.
+      path: likewise.
+      labels: likewise.
+
     Raises:
-      ConfigError: it is not there, or prepared in another format; it says how to prepare it.
+      ConfigError: it is not there, or prepared in another format; it says how to prepare it. Or
+        there is no such table of labels.
     """
     if dataset == FOLDER:
         open_folder(path)
+        if labels:
+            label_table.find(labels, path)
         return
     if dataset in BUILT_HERE or '://' in data_dir:  # a bucket is looked at when it is opened
         return
@@ -176,7 +191,9 @@ def open_data(
     max_bad_fraction: float = 0.01,
     canvas: int = 512,
     through_canvas: bool = False,
-    pictures: Callable[[], bytes] | None = None,
+    labels: str = '',
+    several_labels: bool = False,
+    held: Held | None = None,
 ) -> Data:
     """Opens a TFDS builder, or a folder; makes the data set first if it is one of `BUILT_HERE`.
 
@@ -187,16 +204,19 @@ def open_data(
       max_bad_fraction: the largest tolerated share of a folder's files that cannot be read.
       canvas: as in `Source`.
       through_canvas: likewise.
-      pictures: `Held.pictures` of the run that goes on with the folder; None takes all there are.
+      labels: a table of the labels of the folder's pictures; '' where sub-folders are the classes.
+      several_labels: whether a picture may have several labels in that table.
+      held: what the run has that goes on with the folder; None takes all there is.
 
     Raises:
-      ConfigError: the data set is not there, or the folder lacks pictures of the run.
+      ConfigError: the data set is not there, or the folder lacks pictures of the run; the table is
+        wrong, or says something else of them than when the run began.
       RunError: the folder went away.
     """
     seen = {'canvas': canvas, 'through_canvas': through_canvas}
     if dataset == FOLDER:
         cache = default_data_dir('' if '://' in data_dir else data_dir) / 'folder_index'
-        index = folder_index.read_index(path, cache, pictures)
+        index = _index(path, cache, labels, several_labels, held)
         splits = index.layout.names()
 
         def open_(split: str) -> Source:
@@ -239,7 +259,7 @@ def open_source(
         are not those that the run began with.
       RunError: the folder went away.
     """
-    data = open_data(dataset, data_dir, pictures=held.pictures if held else None, **options)
+    data = open_data(dataset, data_dir, held=held, **options)
     try:
         source = data.open(split)
     except NoSplit as error:
@@ -247,6 +267,32 @@ def open_source(
     if held and dataset != FOLDER:
         held.check(source.held(), f'data.dataset={dataset!r}')
     return source
+
+
+def _index(
+    path: str, cache: pathlib.Path, labels: str, several: bool, held: Held | None
+) -> folder_index.Index:
+    """Indexes a folder, with the labels of a table where one is given."""
+
+    def find_labels(folder: Folder, files: Files) -> tuple[PictureLabels, Sequence[str]]:
+        table = label_table.find(labels, path)
+        rows = label_table.read(table)
+        return label_matching.match(
+            rows, files.names, folder.root, table, several=several, left_out=files.odd
+        )
+
+    pictures = held.pictures if held else None
+    index = folder_index.read_index(path, cache, pictures, find_labels if labels else None)
+    if pictures:
+        then = held.labels() if held.labels else None
+        if index.labels:
+            index.labels.check_as_begun(then, index.names)
+        elif then:
+            raise ConfigError(
+                "data.labels='': this run began with a table of labels; name it as "
+                '--config.data.labels=FILE'
+            )
+    return index
 
 
 def _open_tfds(data: Data, builder, dataset: str, data_dir: str, split: str) -> Source:
@@ -372,9 +418,12 @@ def _open_folder(
         num_files=reader.num_files,
         bad=reader.bad,
         labels=reader.labels,
+        several=reader.several() if label_names else None,
         identify=lambda: np.fromiter(map(_number, reader.names()), np.uint64, len(reader)),
         data=data,
-        held=lambda: Held(len(reader), label_names, index.pack),
+        held=lambda: Held(
+            len(reader), label_names, index.pack, index.labels.pack if index.labels else None
+        ),
         largest=index.largest,
         description=index.describe(),
         name=reader.name,

@@ -69,10 +69,18 @@ def subset(source: Source, indices: Sequence[int]) -> Source:
         read=lambda chosen: source.read(indices[np.asarray(chosen, np.int64)]),
         num_examples=len(indices),
         labels=None if source.labels is None else source.labels[indices],
+        several=None if source.several is None else source.several[indices],
         identify=identify and (lambda: identify()[indices]),
         leave_out=leave_out and (lambda index, reason: leave_out(int(indices[index]), reason)),
         refused=set(),
     )
+
+
+def with_labels(source: Source) -> Source:
+    """Returns the records that have a label, where a table says that others have none."""
+    if source.labels is None or source.label_names is None or (source.labels >= 0).all():
+        return source
+    return subset(source, np.flatnonzero(source.labels >= 0))
 
 
 def hold_out(source: Source, share: float) -> tuple[Source, Source]:

@@ -42,7 +42,7 @@ MODES = {
     ),
     'embed': Mode(
         'writes a vector for each picture of a folder or a data set',
-        flags=('encoder', 'data', 'output', 'neighbours', 'overwrite'),
+        flags=('encoder', 'data', 'output', 'labels', 'neighbours', 'overwrite'),
         needs=('encoder', 'data', 'output'),
         config=False,
     ),

@@ -71,6 +71,7 @@ def main(
     encoder: str,
     data: str,
     output: str,
+    labels: str | None = None,
     neighbours: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -82,6 +83,7 @@ def main(
       encoder: a workdir, an encoder file, or another library's weights.
       data: a folder, or a data set such as `cifar10` or, for one of its splits, `cifar10:test`.
       output: the table, which ends in .parquet, .npz or .csv.
+      labels: a table of the labels of a folder's pictures: .csv, .tsv or .parquet.
       neighbours: whether to write a page of near-duplicates, clusters and odd ones out.
       overwrite: whether to replace an output that is there, or what is done of another run.
 
@@ -92,9 +94,9 @@ def main(
     """
     interruption.install(_GOES_ON)
     target = _target(output, neighbours, overwrite)
-    listing.check(data)
+    listing.check(data, labels=labels)
     loaded = _load(encoder)
-    found = listing.open_listing(data)
+    found = listing.open_listing(data, labels=labels)
     _check_colours(found, loaded, encoder)
     parts = Parts(target.parts, len(found))
     about = {
@@ -236,7 +238,7 @@ def _finish(
         raise ConfigError(
             f'--data={found.name}: none of its pictures can be read; {describe_bad(bad)}'
         )
-    labels = found.label_names is not None
+    labels = bool(found.label_names or found.words)
     shape = tables.Shape(count, about['dim'], found.split is not None, labels)
     merged = target.parts / f'merged{target.path.suffix}'
     said = _said(found, encoder, about, count, len(bad))
@@ -275,15 +277,20 @@ def _said(
 
 
 def _blocks(found: Listing, parts: Parts, shape: tables.Shape) -> Iterator[tables.Block]:
-    names = found.label_names
     for part in parts.all():
         rows = part.rows.tolist()
         yield tables.Block(
             [found.file(row) for row in rows],
             [found.split(row) for row in rows] if shape.split else None,
-            [names[i] if i >= 0 else None for i in part.labels] if shape.label else None,
+            _words(found, rows, part.labels) if shape.label else None,
             part.vectors,
         )
+
+
+def _words(found: Listing, rows: list[int], labels: np.ndarray) -> list[str | None]:
+    if found.words:
+        return [found.words(row) for row in rows]
+    return [found.label_names[i] if i >= 0 else None for i in labels]
 
 
 def _write_page(

@@ -94,13 +94,19 @@ class _Place:
         self._config = config
         self._dataset = sources.FOLDER if settings.path else settings.dataset or data.dataset
         self._path = settings.path or data.path
-        self._own = self._dataset == data.dataset and self._path == data.path
+        same = self._dataset == data.dataset and self._path == data.path
+        self._labels = settings.labels or (data.labels if same else '')
+        self._own = same and self._labels == data.labels
         self._data = pretrained_on.data if pretrained_on and self._own else None
         self.name = self._path if self._dataset == sources.FOLDER else self._dataset
         self.field = 'eval.path' if settings.path else 'eval.dataset'
         # What is named has to be right; where nothing is, the data are taken as they are.
         self.named = bool(
-            settings.dataset or settings.path or settings.train_split or settings.test_split
+            settings.dataset
+            or settings.path
+            or settings.labels
+            or settings.train_split
+            or settings.test_split
         )
 
     def open_labelled(self, pretrained_on: Source | None) -> EvalData:
@@ -155,16 +161,38 @@ class _Place:
             except ConfigError as error:
                 reasons.append(f'{field}={split!r}: {error}' if named else str(error))
                 continue
+            self._check_one_label(source)
+            source = splits.with_labels(source)
             labels = splits.read_labels(source)
             if labels.counts():
                 return _Opened(split, source, labels)
             why = 'has no labels' if source.num_examples else 'is empty'
             if source.label_names is None and self._dataset == sources.FOLDER:
-                why += ', which are the names of two or more sub-folders with every picture in one'
+                why += self._where_labels_come_from()
             reasons.append(f'{self._words(split, field if named else "")} {why}')
         if not reasons:
             reasons = [f'{self.name} has none of the splits {", ".join(candidates)}']
         raise ConfigError(f'{"; ".join(reasons)}{self._hint("" if named else field)}')
+
+    def _where_labels_come_from(self) -> str:
+        if self._labels:
+            return f', of which the table {self._labels} gives it none'
+        return (
+            ', which are the names of two or more sub-folders with every picture in one, or are in '
+            f'a table that --config.{"eval" if self._config.eval.path else "data"}.labels names'
+        )
+
+    def _check_one_label(self, source: Source) -> None:
+        if source.several is None:
+            return
+        many = int(np.count_nonzero((source.several == 1).sum(axis=1) > 1))
+        field = 'eval.labels' if self._config.eval.labels else 'data.labels'
+        raise ConfigError(
+            f'{field}={self._labels!r}: a picture may have several labels (data.several_labels='
+            f'True; {many:,} of {source.num_examples:,} have), and the probes take one; give a '
+            'table of one label a picture as --config.eval.labels with '
+            '--config.data.several_labels=False'
+        )
 
     def _hint(self, field: str) -> str:
         if not field:
@@ -256,11 +284,12 @@ class _Place:
     def _splits(self) -> tuple[str, ...]:
         if self._data is None:
             data = self._config.data
-            sources.check_prepared(self._dataset, data.data_dir, self._path)
+            sources.check_prepared(self._dataset, data.data_dir, self._path, self._labels)
             self._data = sources.open_data(
                 self._dataset,
                 data.data_dir,
                 path=self._path,
+                labels=self._labels,
                 **how_to_open(self._config),
             )
         return self._data.splits
@@ -274,6 +303,8 @@ class _Place:
             text = str(error)
             if self._config.eval.path:
                 text = text.replace('data.path=', 'eval.path=')
+            if self._config.eval.labels:
+                text = text.replace('data.labels=', 'eval.labels=')
             if self._config.eval.dataset:
                 text = text.replace('data.dataset=', 'eval.dataset=')
             raise ConfigError(text) from error

@@ -22,7 +22,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     if path.exists() and not path.is_dir():
         raise config_lib.ConfigError(f'--workdir={workdir}: is a file; name a directory')
     data = config.data
-    sources.check_prepared(data.dataset, data.data_dir, data.path)
+    sources.check_prepared(data.dataset, data.data_dir, data.path, data.labels)
     source = open_split(config, data.train_split)
     config_lib.resolve_length(config, source.num_examples)
     indices, originals, views, drawn = first_views(config, source)

@@ -254,4 +254,6 @@ def _spread(centres: list[tuple[float, float, str]]) -> str:
 
 
 def _name(label: Any, names: Sequence[str] | None) -> str:
-    return str(label) if names is None else str(names[int(label)])
+    if names is None:
+        return str(label)
+    return str(names[int(label)]) if int(label) >= 0 else 'no label'

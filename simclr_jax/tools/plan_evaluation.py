@@ -103,6 +103,8 @@ def _data_of_probes(config: ConfigDict) -> ConfigDict:
         if config.eval.dataset or config.eval.path:
             config.data.dataset = config.eval.dataset or config.data.dataset
             config.data.path, config.data.train_split = config.eval.path, 'train'
+            config.data.labels = ''
+        config.data.labels = config.eval.labels or config.data.labels
         config.data.train_split = config.eval.train_split or config.data.train_split
     return config
 

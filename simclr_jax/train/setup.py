@@ -138,7 +138,8 @@ def prepare(config: ConfigDict, held: Held | None = None, start: Weights | None 
     mesh = parallel.make_mesh()
     parallel.check_batch_size('batch_size', config.batch_size, mesh)
     parallel.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
-    sources.check_prepared(config.data.dataset, config.data.data_dir, config.data.path)
+    data = config.data
+    sources.check_prepared(data.dataset, data.data_dir, data.path, data.labels)
     source = open_split(config, config.data.train_split, held)
     if start and start.preprocess.channels != (channels := source.image_shape[-1]):
         raise config_lib.ConfigError(

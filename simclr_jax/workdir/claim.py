@@ -12,6 +12,7 @@ from simclr_jax.config import ConfigError, to_json
 from simclr_jax.config_loading import check_same_run
 
 _CONFIG, _DATA, _PICTURES = 'config.json', 'data.json', 'data.pictures'
+_LABELS = 'data.labels'  # of the pictures, where a table gives them
 START = 'start.safetensors'  # of a run that goes on from weights: their copy
 
 
@@ -24,6 +25,8 @@ class Held:
       label_names: the classes; None where there are no labels.
       pictures: of a folder: returns which pictures are in it, in all splits
         (`data/folder_cache.py`); a million are 60 MB, so they are read where they are needed.
+      labels: of a folder with a table of labels: returns what it says of these pictures
+        (`data/picture_labels.py`).
     """
 
     num_examples: int
@@ -31,6 +34,7 @@ class Held:
     pictures: Callable[[], bytes] | None = dataclasses.field(
         default=None, repr=False, compare=False
     )
+    labels: Callable[[], bytes] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def check(self, now: 'Held', data: str) -> None:
         """Checks that `data` hold at a later start what they held at the first.
@@ -75,17 +79,25 @@ def check_claim(config: ConfigDict, workdir: str) -> Held | None:
     try:
         saved = json.loads((place / _DATA).read_text())
         names = saved['label_names']
-        pictures = None
-        if saved['pictures']:
-            pictures = (place / _PICTURES).read_bytes
-            if (found := (place / _PICTURES).stat().length) != saved['pictures']:
-                raise ValueError(f'{_PICTURES} has {found:,} bytes, not {saved["pictures"]:,}')
-        return Held(int(saved['num_examples']), names if names is None else tuple(names), pictures)
+        names = names if names is None else tuple(names)
+        pictures, labels = (
+            _reader(place / file, saved.get(part, 0))  # older runs know of no labels
+            for file, part in ((_PICTURES, 'pictures'), (_LABELS, 'labels'))
+        )
+        return Held(int(saved['num_examples']), names, pictures, labels)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(
-            f'--workdir={workdir}: {_DATA} or {_PICTURES}, which say what the data held when the '
-            f'run began, cannot be read ({error}); restore them, or give another --workdir'
+            f'--workdir={workdir}: {_DATA}, {_PICTURES} or {_LABELS}, which say what the data held '
+            f'when the run began, cannot be read ({error}); restore them, or give another --workdir'
         ) from error
+
+
+def _reader(path: epath.Path, size: int) -> Callable[[], bytes] | None:
+    if not size:
+        return None
+    if (found := path.stat().length) != size:
+        raise ValueError(f'{path.name} has {found:,} bytes, not {size:,}')
+    return path.read_bytes
 
 
 def claim_workdir(config: ConfigDict, workdir: str, held: Callable[[], Held]) -> None:
@@ -104,13 +116,16 @@ def claim_workdir(config: ConfigDict, workdir: str, held: Callable[[], Held]) ->
         if not (claimed and (place / _DATA).exists()):
             now = held()
             pictures = now.pictures() if now.pictures else b''
+            labels = now.labels() if now.labels else b''
             identity = {
                 'num_examples': now.num_examples,
                 'label_names': now.label_names,
                 'pictures': len(pictures),
+                'labels': len(labels),
             }
-            if pictures:
-                files.write_bytes(place / _PICTURES, pictures)
+            for name, content in ((_PICTURES, pictures), (_LABELS, labels)):
+                if content:
+                    files.write_bytes(place / name, content)
             files.write_text(place / _DATA, json.dumps(identity) + '\n')
         if not claimed:  # the last one: with it the workdir holds a run
             files.write_text(place / _CONFIG, to_json(config))
@@ -126,5 +141,5 @@ def release_workdir(workdir: str) -> None:
     steps = place / 'checkpoints'
     trained = steps.exists() and any(path.name.isdigit() for path in steps.iterdir())
     if parallel.is_main_process() and not trained:
-        for name in (_CONFIG, _DATA, _PICTURES, START):
+        for name in (_CONFIG, _DATA, _PICTURES, _LABELS, START):
             (place / name).unlink(missing_ok=True)

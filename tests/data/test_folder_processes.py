@@ -19,7 +19,7 @@ import jax
 rank, port, root, cache = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
 jax.distributed.initialize(f'127.0.0.1:{port}', 2, rank)
 from simclr_jax.config import ConfigError
-from simclr_jax.data import folder_index, pictures
+from simclr_jax.data import example, folder_index, pictures, sources
 check = pictures.check
 looked = []
 def slow(encoded):
@@ -28,21 +28,27 @@ def slow(encoded):
     return check(encoded)
 pictures.check = slow
 try:  # each process has a cache of its own, as on a disk of its own
-    index = folder_index.read_index(root, pathlib.Path(cache) / str(rank))
-    print('found', len(index.names), len(looked), list(index.names)[:2], index.bad)
+    if sys.argv[6]:
+        options = {'path': root, 'labels': sys.argv[6], 'max_bad_fraction': 0.5}
+        source = sources.open_source('folder', cache + str(rank), 'train', **options)
+        records = [example.parse(record).label for record in source.read(range(8))]
+        print('found', len(looked), records, source.description)
+    else:
+        index = folder_index.read_index(root, pathlib.Path(cache) / str(rank))
+        print('found', len(index.names), len(looked), list(index.names)[:2], index.bad)
 except ConfigError as error:
     print('error', error)
 """
 
 
-def run(root, cache, seconds=0.0, roots=None):
+def run(root, cache, seconds=0.0, roots=None, labels=''):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
     processes = [
         subprocess.Popen(
-            [sys.executable, '-c', PROGRAM, *map(str, (rank, port, place, cache, seconds))],
+            [sys.executable, '-c', PROGRAM, *map(str, (rank, port, place, cache, seconds, labels))],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -88,3 +94,17 @@ def test_a_folder_may_lie_elsewhere_on_another_machine(root, tmp_path):
     (tmp_path / 'mine').symlink_to(root)
     first, second = run(root, tmp_path / 'cache', roots=[root, tmp_path / 'mine'])
     assert first.startswith('found 40 41') and second == first.replace('40 41', '40 0')
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_reads_the_table_of_labels(root, tmp_path):
+    table = tmp_path / 'labels.csv'
+    rows = ['ab'[i % 2] + f'/{i:02},{i % 3},train' for i in range(20)]
+    table.write_text('\n'.join(['file,label,split', *rows]))
+    first, second = run(root, tmp_path / 'cache', labels=str(table))
+    labels = [i % 3 for i in (0, 2, 4, 6, 8, 10, 12, 14)]
+    assert first.startswith(f'found 41 {labels} 40 pictures: 40 train; 20 with labels of 3 classes')
+    assert second == first.replace('found 41', 'found 0')
+    table.write_text('file,label\nnone.png,x')
+    first, second = run(root, tmp_path / 'cache', labels=str(table))
+    assert first == second and f"error data.labels='{table}': none of the files" in first

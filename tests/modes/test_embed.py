@@ -84,6 +84,46 @@ def run(encoder, folder, output, channels=3, **options):
     return output
 
 
+@pytest.mark.parametrize('several', [False, True])
+def test_labels_and_splits_of_a_table_are_in_the_table_of_vectors(
+    several, encoder, folder, tmp_path, capsys
+):
+    lines = ['file,label,split', 'a/0000.png,cat,train', 'b/0001,dog,test', 'gone.png,dog,test']
+    if several:
+        lines += ['a/0000.png,animal,train', 'a/0002.png,cat|tree,']
+    labels = tmp_path / 'labels.csv'
+    labels.write_text('\n'.join(lines))
+    path = run(encoder, folder, tmp_path / 'v.parquet', labels=str(labels), neighbours=several)
+    table = pq.read_table(path)
+    found = {
+        row['file']: (row['label'], row['split'])
+        for row in table.select(['file', 'label', 'split']).to_pylist()
+    }
+    assert len(found) == 40 and found['b/0001.png'] == ('dog', 'test')
+    assert found['a/0000.png'] == ('animal;cat' if several else 'cat', 'train')
+    assert found['a/0002.png'] == ('cat;tree' if several else None, 'train')
+    assert found['a/0004.png'] == (None, 'train')
+    assert f"--labels='{labels}'" not in capsys.readouterr().err
+    # The table that was written gives the same labels again.
+    pq.write_table(table.drop_columns('embedding'), tmp_path / 'again.parquet')
+    again = run(encoder, folder, tmp_path / 'w.csv', labels=str(tmp_path / 'again.parquet'))
+    with again.open() as file:
+        rows = {row['file']: (row['label'] or None, row['split']) for row in csv.DictReader(file)}
+    assert rows == found
+
+
+def test_a_table_of_labels_that_is_wrong_is_refused_before_the_encoder_is_read(
+    encoder, folder, tmp_path
+):
+    with pytest.raises(ConfigError, match=r"^--labels='none\.csv': there is no such file"):
+        run(encoder / 'nowhere', folder, tmp_path / 'v.parquet', labels='none.csv')
+    (tmp_path / 'labels.csv').write_text('name,kind\n')
+    with pytest.raises(ConfigError, match=r"^--labels=.*its columns are 'name', 'kind'"):
+        run(encoder, folder, tmp_path / 'v.parquet', labels=str(tmp_path / 'labels.csv'))
+    with pytest.raises(ConfigError, match=r"^--labels='l\.csv': is for a folder of pictures"):
+        run(encoder, 'cifar10', tmp_path / 'v.parquet', labels='l.csv')
+
+
 def test_a_table_holds_what_the_encoder_makes_of_every_picture(
     encoder, folder, tmp_path, capsys, monkeypatch
 ):

@@ -206,3 +206,8 @@ def test_odd_projections_are_drawn(points):
     svg = plots.scatter(points, np.zeros(len(points), int))
     assert 'nan' not in svg.lower()
     assert ('Left out, because not finite: 3' in svg) == bool(np.isnan(points).any())
+
+
+def test_pictures_without_a_label_are_not_called_by_the_last_class():
+    svg = plots.scatter(np.eye(3, 2), np.array([0, -1, -1]), ('cat', 'dog'))
+    assert 'no label' in svg and 'cat' in svg and 'dog' not in svg

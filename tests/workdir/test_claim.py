@@ -48,7 +48,7 @@ def test_a_run_too_old_to_know_its_data_goes_on_and_learns_them(tmp_path):
 def test_a_damaged_file_is_named(tmp_path, damage):
     claim_it(default(), tmp_path, FOLDER)
     (tmp_path / 'data.json').write_text(damage)
-    with pytest.raises(ConfigError, match=r'--workdir=.*data\.json .* cannot be read'):
+    with pytest.raises(ConfigError, match=r'--workdir=.*data\.json.* cannot be read'):
         claim.check_claim(default(), str(tmp_path))
 
 

@@ -1,0 +1,216 @@
+"""A table of labels: a CSV, TSV or Parquet file with a row for each label of a picture.
+
+What is read here are its rows, as text; `picture_labels.py` finds the pictures that they are for.
+"""
+
+import csv
+import io
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from simclr_jax.config import ConfigError, did_you_mean
+
+SUFFIXES = ('.csv', '.tsv', '.txt', '.parquet', '.pq')
+# What a column may be called, in any case; the first that is there is taken.
+FILE = ('file', 'filename', 'file_name', 'filepath', 'file_path', 'path', 'image', 'image_path')
+FILE += ('image_name', 'image_file', 'image_id', 'img', 'picture')
+LABEL = ('label', 'labels', 'class', 'classes', 'class_name', 'category', 'categories', 'target')
+SPLIT = ('split', 'set', 'subset', 'partition', 'fold')
+_DELIMITERS = (',', ';', '\t', '|')
+_SHOWN = 30  # columns listed
+_UTF16 = (b'\xff\xfe', b'\xfe\xff')
+
+
+class Rows(NamedTuple):
+    """The rows of a table.
+
+    Attributes:
+      name: the field and the file, for people.
+      file: what each row says of the picture, `[row]` string, none of them null.
+      label: of the label, '' where there is none, spaces around it removed.
+      split: of the split; None where there is no such column.
+      notes: what to say about the columns, a line each.
+    """
+
+    name: str
+    file: pa.Array
+    label: pa.Array
+    split: pa.Array | None
+    notes: tuple[str, ...] = ()
+
+
+def find(labels: str, folder: str, field: str = 'data.labels') -> pathlib.Path:
+    """Returns the file that a field names: as it is given, or else below the folder of pictures.
+
+    Raises:
+      ConfigError: there is none, or its name ends in none of `SUFFIXES`.
+    """
+    if '://' in labels:
+        raise ConfigError(f'{field}={labels!r}: a table in a bucket is not read; copy it to a disk')
+    given = pathlib.Path(labels).expanduser()
+    below = pathlib.Path(folder).expanduser() / given
+    path = next((place for place in (given, below) if place.is_file()), None)
+    if path is None:
+        if given.is_dir():
+            raise ConfigError(f'{field}={labels!r}: is a folder; name the table in it')
+        near = [str(place) for place in sorted(below.parent.glob('*')) if _is_table(place)]
+        also = f', nor {str(below)!r}' if below != given else ''
+        raise ConfigError(
+            f'{field}={labels!r}: there is no such file{also}{did_you_mean(str(below), near)}'
+        )
+    if not _is_table(path):
+        raise ConfigError(
+            f'{field}={labels!r}: must end in {", ".join(SUFFIXES[:-1])} or {SUFFIXES[-1]}; save '
+            'it as CSV'
+        )
+    return path
+
+
+def _is_table(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def read(path: pathlib.Path, field: str = 'data.labels') -> Rows:
+    """Reads a table whole; 100,000 rows take a tenth of a second.
+
+    Args:
+      path: a file of one of `SUFFIXES`.
+      field: what names it.
+
+    Raises:
+      ConfigError: it cannot be read, or lacks a column.
+    """
+    name = f'{field}={str(path)!r}'
+    parquet = path.suffix.lower() in ('.parquet', '.pq')
+    try:
+        table = _read_parquet(path) if parquet else _read_text(path, name)
+    except OSError as error:
+        raise ConfigError(f'{name}: cannot be read ({error.strerror or error})') from error
+    except (pa.ArrowException, csv.Error) as error:
+        what = 'Parquet file' if parquet else 'table'
+        why = ' '.join(str(error).split())[:300]
+        raise ConfigError(f'{name}: is damaged, or no {what} ({why})') from error
+    notes: list[str] = []
+    file = _column(table, FILE, name, notes)
+    label = _column(table, LABEL, name, notes)
+    if file is None or label is None:
+        missing = ' and '.join(
+            f'a column of {what} ({", ".join(words[:4])} ...)'
+            for column, what, words in ((file, 'files', FILE), (label, 'labels', LABEL))
+            if column is None
+        )
+        shown = ', '.join(map(repr, table.column_names[:_SHOWN]))
+        more = ', ...' if len(table.column_names) > _SHOWN else ''
+        raise ConfigError(
+            f'{name}: lacks {missing}; its columns are {shown}{more}. Rename those that are meant, '
+            'or give the file a first line with names'
+        )
+    split = _column(table, SPLIT, name, notes)
+    empty = pc.equal(file, '')
+    if count := pc.sum(empty).as_py() or 0:
+        notes.append(f'{count:,} row{"s name" if count > 1 else " names"} no file: left out')
+        keep = pc.invert(empty)
+        file, label = file.filter(keep), label.filter(keep)
+        split = None if split is None else split.filter(keep)
+    if not len(file):
+        raise ConfigError(f'{name}: has no rows; add one for each picture that has a label')
+    return Rows(name, file, label, split, tuple(notes))
+
+
+def _read_parquet(path: pathlib.Path) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        wanted = {*FILE, *LABEL, *SPLIT}
+        names = [name for name in file.schema_arrow.names if _plain(name) in wanted]
+        table = file.read(columns=names)
+        for name in file.schema_arrow.names:  # the error lists them all
+            if name not in names:
+                table = table.append_column(name, pa.nulls(len(table)))
+        return table
+
+
+def _read_text(path: pathlib.Path, name: str) -> pa.Table:
+    content = path.read_bytes()
+    if content.startswith(_UTF16):
+        raise ConfigError(f'{name}: is UTF-16; save it as UTF-8 (in Excel "CSV UTF-8")')
+    content = content.removeprefix(b'\xef\xbb\xbf')
+    try:
+        content.decode('utf-8')
+    except UnicodeDecodeError as error:
+        line = content.count(b'\n', 0, error.start) + 1
+        raise ConfigError(
+            f'{name}: line {line} is not UTF-8 (byte 0x{content[error.start]:02x}); save it as '
+            'UTF-8 (in Excel "CSV UTF-8")'
+        ) from error
+    if b'\0' in content:
+        raise ConfigError(f'{name}: holds zero bytes, as no text does; save it as CSV')
+    if not content.strip():
+        raise ConfigError(f'{name}: is empty')
+    content = content.replace(b'\r\n', b'\n').strip(b'\n')
+    if content.count(b'\r') and b'\n' not in content:  # as old Macs, and Excel for them
+        content = content.replace(b'\r', b'\n').strip(b'\n')
+    delimiter = _delimiter(content)
+    first = content.partition(b'\n')[0].decode().replace('\r', ' ')
+    header = next(csv.reader([first], delimiter=delimiter))
+    texts = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
+    )
+    return pa.csv.read_csv(
+        io.BytesIO(content + b'\n'),
+        pa.csv.ReadOptions(block_size=max(2**20, min(len(content) + 1, 2**30))),
+        pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        texts,
+    )
+
+
+def _delimiter(content: bytes) -> str:
+    """Returns what separates the names of the columns in the first line."""
+    first = re.sub(r'"[^"]*"', '', content.partition(b'\n')[0].decode())
+    return max(_DELIMITERS, key=first.count)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r'[\s-]+', '_', name.strip().lower())
+
+
+def _column(table: pa.Table, words: Sequence[str], name: str, notes: list[str]) -> pa.Array | None:
+    """Returns the column that has the first of `words` for its name, as text."""
+    found = [
+        place
+        for word in words
+        for place, column in enumerate(table.column_names)
+        if _plain(column) == word
+    ]
+    if not found:
+        return None
+    names = [table.column_names[place] for place in found]
+    if len(names) > 1:
+        unused = ', '.join(map(repr, names[1:]))
+        notes.append(f'the column {names[0]!r} is read, {unused} not')
+    return _texts(table.column(found[0]), f'{name}: column {names[0]!r}')
+
+
+def _texts(column: pa.ChunkedArray, name: str) -> pa.Array:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        column = pc.binary_join(column.cast(pa.list_(pa.string())), ';')
+        kind = pa.string()
+    if pa.types.is_floating(kind):  # what pandas makes of whole numbers that may be missing
+        whole = pc.all(pc.equal(pc.floor(column), column)).as_py()
+        if whole is False:
+            raise ConfigError(f'{name}: holds numbers with fractions, where names are expected')
+        column = column.cast(pa.int64())
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_nested(kind):
+        raise ConfigError(f'{name}: holds {kind}, where texts or whole numbers are expected')
+    texts = column.cast(pa.large_string()).combine_chunks()
+    if isinstance(texts, pa.ChunkedArray):  # older versions of pyarrow, where there is no chunk
+        texts = pa.concat_arrays(texts.chunks) if texts.num_chunks else pa.array([], texts.type)
+    return pc.utf8_trim_whitespace(pc.fill_null(texts, ''))
