@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from simclr_jax.augment.mixing_recipe import Mixing
 from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 
 METHODS = ('simclr', 'byol', 'moco', 'moco_v3')
@@ -83,6 +84,8 @@ def default() -> ConfigDict:
     config.augment.backend = 'tf'  # views are made on the host; 'jax': inside the train step
     config.augment.dtype = 'float32'  # or 'bfloat16': of the 'jax' backend's resizing and blurring
     set_views(config, *PRESETS['simclr'])
+    # Mixup and cutmix, where labels are learned from: the fields of augment/mixing_recipe.py.
+    config.augment.mixing = ConfigDict(dataclasses.asdict(Mixing()))
 
     config.model = ConfigDict()
     config.model.encoder = 'resnet18'  # one of ENCODERS
@@ -247,6 +250,25 @@ def view_recipes(config: ConfigDict) -> tuple[ViewRecipe, ViewRecipe]:
         except ValueError as error:
             raise ConfigError(f'augment.{view}.{error}') from error
     return recipes[0], recipes[1]
+
+
+def mixing_recipe(config: ConfigDict) -> Mixing:
+    """Returns how pictures and their labels are mixed with each other.
+
+    Raises:
+      ConfigError: a parameter is out of its range, or nothing learns from the labels.
+    """
+    try:
+        mixing = Mixing(**config.augment.mixing.to_dict())
+    except ValueError as error:
+        raise ConfigError(f'augment.mixing.{error}') from error
+    if mixing.mixes and config.method != 'finetune':
+        name = 'mixup_alpha' if mixing.mixup_alpha else 'cutmix_alpha'
+        raise ConfigError(
+            f'augment.mixing.{name}={getattr(mixing, name)}: mixes the labels of pictures, and '
+            f'method={config.method!r} learns from none; leave it at 0'
+        )
+    return mixing
 
 
 @dataclasses.dataclass(frozen=True)

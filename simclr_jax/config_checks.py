@@ -20,6 +20,7 @@ from simclr_jax.config import (
     ConfigError,
     did_you_mean,
     flatten,
+    mixing_recipe,
     view_recipes,
 )
 
@@ -181,10 +182,11 @@ def validate(config: ConfigDict) -> None:
     want = 'needs start.encoder beside it'
     check(fields['start.encoder'] or not fields['start.checksum'], 'start.checksum', want)
     _check_model(fields, check)
-    try:
-        view_recipes(config)
-    except ConfigError as error:
-        problems.append(str(error))
+    for recipes in (view_recipes, mixing_recipe):
+        try:
+            recipes(config)
+        except ConfigError as error:
+            problems.append(str(error))
     if problems:
         raise ConfigError('\n'.join(problems))
 

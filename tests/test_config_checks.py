@@ -45,6 +45,11 @@ def test_every_number_of_a_method_has_a_range(method):
         ('byol.base_decay=1.5', ['byol.base_decay=1.5', 'between 0 and 1']),
         ('augment.view1.hue=0.9', ['augment.view1.hue', '0.9', '0.5']),
         ('augment.view2.crop_area=(1.0,0.5)', ['augment.view2.crop_area', '(1.0, 0.5)']),
+        ('augment.mixing.cutmix_alpha=-1.0', ['augment.mixing.cutmix_alpha', '-1.0', '0 or more']),
+        (
+            'augment.mixing.mixup_alpha=0.8',
+            ['augment.mixing.mixup_alpha', '0.8', 'learns from none'],
+        ),
         ('eval.after_pretrain=lineareval', ['eval.after_pretrain', 'linear_eval']),
         ('data.std=0.0', ['data.std', 'above 0']),
         ('data.std=1e999', ['data.std', 'above 0']),
