@@ -1,9 +1,10 @@
-"""What a file of weights holds: an encoder, how pictures become its input, where it came from."""
+"""What a file of weights holds: an encoder, perhaps a classifier, how pictures become its input."""
 
 import dataclasses
 import functools
 import hashlib
 import json
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from flax.traverse_util import flatten_dict
 from simclr_jax.config import ConfigError
 from simclr_jax.data.deep import WHOLE
 from simclr_jax.methods.base import Representation
+from simclr_jax.models.classifier import ClassifierNetwork
 from simclr_jax.models.factory import VITS, create_encoder
 from simclr_jax.models.heads import MLPHead
 
@@ -87,6 +89,12 @@ class Architecture:
         head = MLPHead(**dataclasses.asdict(self.head), dtype=dtype) if self.head else None
         return Representation(encoder, head, self.head_layers)
 
+    def network(self, classes: int, dtype: str = 'float32') -> ClassifierNetwork:
+        """Returns the module whose variables a file with a classifier of `classes` labels holds."""
+        made = self.module(dtype)
+        projector = made.projector if self.head_layers else None
+        return ClassifierNetwork(made.encoder, projector, self.head_layers, classes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
@@ -114,6 +122,21 @@ class Preprocess:
 
 
 @dataclasses.dataclass(frozen=True)
+class Classifier:
+    """What the outputs of a classifier mean; its parameters are `params/classifier`.
+
+    Attributes:
+      names: of the labels, one for each output.
+      several: whether a picture may have several of them: a sigmoid each, in place of a softmax.
+      temperature: divides the logits before that, so that probabilities are calibrated.
+    """
+
+    names: tuple[str, ...]
+    several: bool = False
+    temperature: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Weights:
     """What any layout is read into, and written from.
 
@@ -123,13 +146,29 @@ class Weights:
       origin: where it came from, JSON: of a run `method`, `data`, `steps`, `config`, `version`; of
         another library's file `layout`, `file`, `sha256`.
       variables: `{'params': {'encoder': ..., 'projector': ...}, 'batch_stats': ...}`, float32 numpy
-        arrays; what `architecture.module()` is applied with.
+        arrays; what `architecture.module()` is applied with. With a classifier, `params` has
+        `classifier` as well, and of the projection head only the layers that are used.
+      classifier: its labels; None of an encoder alone.
     """
 
     architecture: Architecture
     preprocess: Preprocess
     origin: Mapping[str, Any]
     variables: Tree
+    classifier: Classifier | None = None
+
+
+def without_classifier(weights: Weights) -> Weights:
+    """Returns the encoder alone, with the layers of a projection head that it may end in."""
+    if weights.classifier is None:
+        return weights
+    architecture, variables = weights.architecture, dict(weights.variables)
+    variables['params'] = {
+        name: tree for name, tree in variables['params'].items() if name != 'classifier'
+    }
+    if not architecture.head_layers:
+        architecture = dataclasses.replace(architecture, head=None)
+    return Weights(architecture, weights.preprocess, weights.origin, variables)
 
 
 def flat(variables: Tree) -> dict[str, Any]:
@@ -140,6 +179,7 @@ def flat(variables: Tree) -> dict[str, Any]:
 def checksum(weights: Weights) -> str:
     """Returns the SHA-256 of all that decides features, wherever they came from."""
     described = [to_json(weights.architecture), to_json(weights.preprocess)]
+    described += [to_json(weights.classifier)] if weights.classifier else []
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name, value in sorted(flat(weights.variables).items()):
         digest.update(f'\n{name} {np.shape(value)}\n'.encode())
@@ -148,10 +188,20 @@ def checksum(weights: Weights) -> str:
 
 
 @functools.cache  # it takes tens of milliseconds, and reading asks for it twice
-def expected_shapes(architecture: Architecture, preprocess: Preprocess) -> dict[str, tuple]:
-    """Returns the shape of each variable by its name, as `flat` has them; computes nothing."""
+def expected_shapes(
+    architecture: Architecture, preprocess: Preprocess, classes: int = 0
+) -> dict[str, tuple]:
+    """Returns the shape of each variable by its name, as `flat` has them; computes nothing.
+
+    Args:
+      architecture: of the encoder.
+      preprocess: of its pictures.
+      classes: labels of the classifier, 0 without one.
+    """
     module, size = architecture.module(), preprocess.size
-    if architecture.head:  # all its layers are kept, whichever the features come from
+    if classes:
+        module = architecture.network(classes)
+    elif architecture.head:  # all its layers are kept, whichever the features come from
         module = module.clone(head_layers=architecture.head.num_layers)
     images = jax.ShapeDtypeStruct((1, size, size, preprocess.channels), jnp.float32)
     tree = jax.eval_shape(
@@ -170,8 +220,9 @@ def check_variables(weights: Weights, path: str) -> None:
     head, count = weights.architecture.head, len(flat(weights.variables))
     if head and not 0 < head.num_layers <= count:
         raise ConfigError(f'{path}: has a head of {head.num_layers} layers in {count} variables')
+    classes = _checked_classes(weights.classifier, path)
     try:
-        want = expected_shapes(weights.architecture, weights.preprocess)
+        want = expected_shapes(weights.architecture, weights.preprocess, classes)
     except (ValueError, TypeError, ArithmeticError) as error:  # a width of -1 is JAX's TypeError
         raise ConfigError(f'{path}: {error}') from error
     have = {name: np.shape(value) for name, value in flat(weights.variables).items()}
@@ -183,12 +234,26 @@ def check_variables(weights: Weights, path: str) -> None:
             )
 
 
+def _checked_classes(classifier: Classifier | None, path: str) -> int:
+    if classifier is None:
+        return 0
+    names, temperature = classifier.names, classifier.temperature
+    if not names:
+        raise ConfigError(f'{path}: has a classifier without names of its labels')
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ConfigError(f'{path}: has two labels with the name {twice!r}')
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ConfigError(f'{path}: classifier.temperature={temperature}: must be above 0')
+    return len(names)
+
+
 def _shape(shape: tuple[int, ...] | None) -> str:
     return 'missing' if shape is None else f'of shape {tuple(shape)}'
 
 
 def to_json(part: Any) -> Any:
-    """Returns an `Architecture`, `Preprocess` or `Head` as JSON."""
+    """Returns an `Architecture`, `Preprocess`, `Classifier` or `Head` as JSON."""
     return dataclasses.asdict(part)
 
 
@@ -217,7 +282,7 @@ def _as_type(kind: Any, value: Any, name: str) -> Any:
     if kind == Head | None:
         return None if value is None else from_json(Head, value, name)
     if typing.get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(_as_type(float, number, name) for number in value)
+        return tuple(_as_type(typing.get_args(kind)[0], element, name) for element in value)
     if kind is float and type(value) is int:
         return float(value)
     if not isinstance(kind, type) or type(value) is not kind:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +144,19 @@ class Encoder:
           views: uint8 `[batch, size, size, channels]`, as many for each device of this process.
         """
         return self._features(self._on_devices, views)
+
+    def predict(self, images: Images, top: int | None = None) -> NoReturn:
+        """Is what a `weights.classifier.Classifier` has; an encoder knows no labels.
+
+        Raises:
+          ConfigError: always.
+        """
+        del images, top
+        raise ConfigError(
+            f'{self!r} has no classifier, so it knows no labels: --mode=finetune makes a '
+            'classifier.safetensors from pictures with labels. Of a file of another library that '
+            'has one, simclr_jax.load(path, classifier=True) reads it'
+        )
 
     def normalize(self, images: np.ndarray | jax.Array) -> jax.Array:
         """Turns uint8 `[n, size, size, channels]` into float32 inputs of `module`."""

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from simclr_jax.config import ConfigError
-from simclr_jax.weights import byol, foreign, public, simclr, timm, torch_layout, torchvision
+from simclr_jax.weights import byol, foreign, heads, public, simclr, timm, torch_layout, torchvision
 from simclr_jax.weights import transformers as hugging_face
 from simclr_jax.weights.description import Weights, check_variables
 from simclr_jax.weights.pickles import Call, UnreadableError, as_dict
@@ -25,7 +25,7 @@ _MOCO_V3 = next(row for row in public.CHECKPOINTS if row.name == 'MoCo v3')
 _ALLOWANCE = 1 << 20  # bytes that tensors may have beyond twice their file's size
 
 
-def read(path: str | os.PathLike) -> Weights:
+def read(path: str | os.PathLike, classifier: bool = False) -> Weights:
     """Reads weights of any layout that is known, and executes nothing.
 
     The layout is recognized by the keys, the architecture by the shapes; padding, epsilon and
@@ -36,9 +36,11 @@ def read(path: str | os.PathLike) -> Weights:
       path: a safetensors file, a file of `torch.save`, a pickle of BYOL's, a folder of timm's or
         transformers', or a TensorFlow checkpoint of SimCLR's (its name without `.index`, or its
         folder).
+      classifier: whether to read its classifier, too.
 
     Raises:
-      ConfigError: there is no such file, it is damaged, or it is of no layout that is known.
+      ConfigError: there is no such file, it is damaged, or it is of no layout that is known, or a
+        classifier is asked for and it has none.
     """
     path = os.path.expanduser(os.fspath(path))
     prefix = simclr.checkpoint_prefix(path)
@@ -48,7 +50,7 @@ def read(path: str | os.PathLike) -> Weights:
         name, beside = _find(path)
         content = foreign.open_file(name)
         try:
-            weights = _from_content(content, name, beside)
+            weights = _from_content(content, name, beside, classifier)
         except UnreadableError as error:
             raise ConfigError(f'{name}: {error}') from error
         sha256 = content.sha256
@@ -127,7 +129,9 @@ def _beside(folder: epath.Path) -> dict[str, Any]:
     return found
 
 
-def _from_content(content: foreign.Content, path: str, beside: Mapping[str, Any]) -> Weights:
+def _from_content(
+    content: foreign.Content, path: str, beside: Mapping[str, Any], classifier: bool
+) -> Weights:
     if byol.recognizes(content.tree):
         return byol.from_content(content, path)
     for wrapper, row, tensors in _candidates(content):
@@ -146,6 +150,14 @@ def _from_content(content: foreign.Content, path: str, beside: Mapping[str, Any]
             continue
         _check_size(inner, content, path)
         weights = _read_inner(inner, row, content, path, beside)
+        if classifier:
+            weights = heads.add(
+                weights,
+                inner,
+                path,
+                config=beside.get('config.json'),
+                metadata=content.metadata,
+            )
         layout = row.name or weights.origin['layout']
         left_out = [*left_out, *weights.origin.get('dropped', ())]
         if wrapper and isinstance(content.tree, dict):

@@ -14,20 +14,33 @@ from simclr_jax.weights.description import Weights
 _MOST_HEADER = 8 << 20  # bytes; that of a ViT-L has 40,000
 
 
-def read_weights(path: str | os.PathLike) -> Weights:
-    """Reads the encoder that is at `path`, here or in a bucket.
+def read_weights(path: str | os.PathLike, classifier: bool = False) -> Weights:
+    """Reads the encoder that is at `path`, here or in a bucket, and the classifier of our own file.
 
     Args:
       path: a workdir of this library, an encoder file, or another library's weights, as
         `layouts.read` takes them. Nothing in them is executed.
+      classifier: whether there has to be a classifier: another library's is read then, too.
 
     Raises:
-      ConfigError: there is nothing, or nothing that is known, or it is damaged.
+      ConfigError: there is nothing, or nothing that is known, or it is damaged, or an encoder alone
+        where a classifier is asked for.
     """
+    weights = _read(path, classifier)
+    if classifier and weights.classifier is None:
+        raise ConfigError(
+            f'{path}: is an encoder without a classifier, so it knows no labels; --mode=finetune '
+            f'makes a {native.CLASSIFIER_NAME} from pictures with labels'
+        )
+    return weights
+
+
+def _read(path: str | os.PathLike, classifier: bool) -> Weights:
     place = epath.Path(path).expanduser()
     if place.is_dir():
-        if (place / native.NAME).exists():
-            return native.read(place / native.NAME)
+        for name in (native.CLASSIFIER_NAME, native.NAME):
+            if (place / name).exists():
+                return native.read(place / name)
         if (place / 'config.json').exists() and (place / 'checkpoints').exists():
             workdir = shlex.quote(os.fspath(path))
             raise ConfigError(
@@ -40,7 +53,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
     elif not place.exists() and not place.with_name(f'{place.name}.index').exists():
         # With that beside it, it is the name of a TensorFlow checkpoint.
         raise ConfigError(f'{path}: there is no such file or folder')
-    return layouts.read(place)
+    return layouts.read(place, classifier)
 
 
 def _is_native(place: epath.Path) -> bool:

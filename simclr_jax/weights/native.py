@@ -1,9 +1,9 @@
-"""This library's own file: an encoder with all that is needed to use it, as safetensors.
+"""This library's own file: an encoder or a classifier, with all that is needed to use it.
 
-The tensors are the variables, named by their path (`params/encoder/stem_conv/kernel`). The
-header's metadata holds one entry, `simclr_jax`: JSON with the `format`, the `architecture`, the
-`preprocess`, the `origin` and the `checksum` of all the rest. Reading it takes no config, no data
-and no TensorFlow.
+It is a safetensors file. The tensors are the variables, named by their path
+(`params/encoder/stem_conv/kernel`). The header's metadata holds one entry, `simclr_jax`: JSON with
+the `format`, the `architecture`, the `preprocess`, the `classifier` if there is one, the `origin`
+and the `checksum` of all the rest. Reading it takes no config, no data and no TensorFlow.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from simclr_jax import files
 from simclr_jax.config import ConfigError
 from simclr_jax.weights.description import (
     Architecture,
+    Classifier,
     Preprocess,
     Weights,
     check_variables,
@@ -31,13 +32,14 @@ from simclr_jax.weights.description import (
 )
 
 NAME = 'encoder.safetensors'  # in a workdir
+CLASSIFIER_NAME = 'classifier.safetensors'  # with a classifier
 FORMAT = 1  # of what is written; rises where an older version would misread it
 _KEY = 'simclr_jax'
 
 # As a format of `--mode=export` (`formats.py`).
 PACKAGES = ()
 INPUT = 'nhwc'
-FILES = f'`{NAME}` is the whole of it, in one file.'
+FILES = 'The file of weights is the whole of it.'
 
 
 def save(path: str | os.PathLike, weights: Weights) -> None:
@@ -69,7 +71,14 @@ def _parts(weights: Weights) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         'preprocess': to_json(weights.preprocess),
         'origin': dict(weights.origin),
     }
+    if weights.classifier:
+        described['classifier'] = to_json(weights.classifier)
     return described, tensors
+
+
+def name_of(weights: Weights) -> str:
+    """Returns what the file of these weights is called in a workdir."""
+    return CLASSIFIER_NAME if weights.classifier else NAME
 
 
 def is_native(metadata: dict[str, str]) -> bool:
@@ -95,11 +104,13 @@ def read(path: str | os.PathLike) -> Weights:
     described = _describe(path, content)
     if described.pop('checksum', None) != _checksum(described, tensors):
         raise ConfigError(f'{path}: is damaged: its content does not match its checksum')
+    classifier = described.get('classifier')
     weights = Weights(
         from_json(Architecture, described.get('architecture'), f'{path}: architecture'),
         from_json(Preprocess, described.get('preprocess'), f'{path}: preprocess'),
         described.get('origin', {}),
         unflatten_dict(tensors, sep='/'),
+        None if classifier is None else from_json(Classifier, classifier, f'{path}: classifier'),
     )
     check_variables(weights, str(path))
     return weights
@@ -135,27 +146,29 @@ def _checksum(described: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
 
 
 def check(weights: Weights) -> None:
-    """Every encoder can be written so."""
+    """Every encoder and every classifier can be written so."""
 
 
 def write(weights: Weights, folder: pathlib.Path) -> None:
     """Writes the file into a folder."""
-    save(folder / NAME, weights)
+    save(folder / name_of(weights), weights)
 
 
 def lines(weights: Weights, folder: str) -> list[str]:
     """Returns the Python lines that load an exported file."""
-    del weights
-    return ['import simclr_jax', '', f"encoder = simclr_jax.load('{folder}/{NAME}')"]
+    what = 'classifier' if weights.classifier else 'encoder'
+    return ['import simclr_jax', '', f"{what} = simclr_jax.load('{folder}/{name_of(weights)}')"]
 
 
 def features(weights: Weights) -> str:
     """Returns the expression that turns normalized `images` into features."""
-    del weights
+    if weights.classifier:
+        return 'classifier.network.apply(classifier.weights.variables, images, train=False)[1]'
     return 'encoder.module.apply(encoder.variables, images, train=False)'
 
 
 def use(weights: Weights) -> list[str]:
     """Returns the lines that turn `picture` into features."""
-    del weights
+    if weights.classifier:
+        return ['features = classifier.logits([numpy.array(picture)])']
     return ['features = encoder([numpy.array(picture)])']

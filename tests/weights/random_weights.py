@@ -2,19 +2,46 @@
 
 import numpy as np
 
-from simclr_jax.weights.description import Architecture, Preprocess, Weights, expected_shapes
+from simclr_jax.weights.description import (
+    Architecture,
+    Classifier,
+    Preprocess,
+    Weights,
+    expected_shapes,
+)
 
 
 def random_weights(architecture: Architecture, size: int = 32, **preprocess) -> Weights:
     preprocess = Preprocess(size, **preprocess)
+    variables = _drawn(expected_shapes(architecture, preprocess))
+    return Weights(architecture, preprocess, {'method': 'simclr', 'steps': 3}, variables)
+
+
+def random_classifier(
+    architecture: Architecture,
+    names: tuple[str, ...],
+    size: int = 32,
+    *,
+    several: bool = False,
+    temperature: float = 1.0,
+    **preprocess,
+) -> Weights:
+    preprocess = Preprocess(size, **preprocess)
+    variables = _drawn(expected_shapes(architecture, preprocess, len(names)))
+    origin = {'method': 'finetune', 'steps': 3}
+    classifier = Classifier(names, several, temperature)
+    return Weights(architecture, preprocess, origin, variables, classifier)
+
+
+def _drawn(shapes) -> dict:
     rng, variables = np.random.default_rng(0), {}
-    for name, shape in expected_shapes(architecture, preprocess).items():
+    for name, shape in shapes.items():
         *parts, last = name.split('/')
         tree = variables
         for part in parts:
             tree = tree.setdefault(part, {})
         tree[last] = _draw(rng, parts, last, shape)
-    return Weights(architecture, preprocess, {'method': 'simclr', 'steps': 3}, variables)
+    return variables
 
 
 def _draw(rng, parts: list[str], last: str, shape: tuple[int, ...]) -> np.ndarray:
