@@ -88,7 +88,7 @@ def test_a_temperature_or_a_name_changes_the_checksum():
 @pytest.mark.parametrize(
     ('change', 'match'),
     [
-        ({'names': ('a', 'b')}, r'classifier/kernel is of shape \(\d+, 3\), but .* \(\d+, 2\)'),
+        ({'names': ('a', 'b')}, r'classifier/bias is of shape \(3,\), but .* \(2,\)'),
         ({'names': ()}, 'without names'),
         ({'names': ('a', 'b', 'a')}, "two labels with the name 'a'"),
         ({'temperature': 0.0}, 'temperature=0.0: must be above 0'),
