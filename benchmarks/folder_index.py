@@ -23,7 +23,14 @@ import time
 import numpy as np
 from PIL import Image
 
-from simclr_jax.data import folder_cache, folder_files, folder_index, pictures, sources
+from simclr_jax.data import (
+    folder_cache,
+    folder_files,
+    folder_index,
+    folder_layout,
+    pictures,
+    sources,
+)
 from simclr_jax.workdir.claim import Held
 
 FILES = 1_000_000
@@ -59,7 +66,7 @@ def keep_index(root: pathlib.Path, cache: pathlib.Path) -> None:
     table['size'], table['time'], table['length'] = found.sizes, found.times, found.names.lengths()
     table['height'] = table['width'] = 16
     table['kind'], table['orientation'] = pictures.KINDS.index(pictures.PLAIN), 1
-    table['test'] = [folder_index._is_test(found.names.raw(i)) for i in range(len(found.names))]
+    table['test'] = [folder_layout.is_test(found.names.raw(i)) for i in range(len(found.names))]
     file = folder_index.cache_file(folder_files.open_folder(str(root)), cache / 'folder_index')
     folder_cache.save(file, folder_cache.Known(found.names, table, {}))
 

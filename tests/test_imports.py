@@ -58,12 +58,12 @@ TENSORFLOW = {
     'data/pipeline.py',
     'data/prepare.py',
     'data/records.py',
-    'data/sources.py',
+    'data/prepared.py',
     'data/undecoded.py',
     'weights/simclr.py',
 }
 # Of these, the ones that import it inside a function only.
-LATE = {'data/sources.py', 'weights/simclr.py'}
+LATE = {'data/prepared.py', 'weights/simclr.py'}
 OPTIONAL = {'weights/onnx_graph.py'}  # which imports what only an export needs
 FILES = sorted(PACKAGE.rglob('*.py'))
 

@@ -10,21 +10,28 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from simclr_jax import parallel
 from simclr_jax.config import ConfigError
-from simclr_jax.data import deep, folder_cache, folder_files, picture_labels, pictures
+from simclr_jax.data import (
+    deep,
+    folder_cache,
+    folder_files,
+    folder_labels,
+    picture_labels,
+    pictures,
+)
 from simclr_jax.data.folder_cache import TABLE, Known
 from simclr_jax.data.folder_files import Files, Folder, Names, open_folder, readable
-from simclr_jax.data.folder_layout import ALL, Layout, lay_out, with_labels
+from simclr_jax.data.folder_labels import FindLabels
+from simclr_jax.data.folder_layout import ALL, Layout, is_test, lay_out, with_labels
 from simclr_jax.data.picture_labels import PictureLabels
 from simclr_jax.data.pictures import Checked
 
-_TEST_SHARE = 0.1
 _NAMED = 5  # files named in a line
 _LISTED = 100  # bad files in a list
 _BATCH = 64  # files, at most, that a thread looks at between two updates of the progress
@@ -107,7 +114,7 @@ class Index:
         text = f'{count:,} picture{"s" * (count != 1)}'
         for i, split in enumerate(layout.names()[:-1]):
             places = layout.places(split)
-            kinds = '' if self.labels else self._kinds(split)
+            kinds = self._kinds(split)
             text += f'{", " if i else ": "}{len(places):,} {split}{kinds}'
         if self.labels:
             have = np.count_nonzero(self.labels.has_label())
@@ -121,6 +128,11 @@ class Index:
 
     def _kinds(self, split: str) -> str:
         layout = self.layout
+        if self.labels:
+            places = layout.places(split)
+            have = np.count_nonzero(self.labels.has_label()[places])
+            some = have < len(places) and len(layout.names()) > 2
+            return f' ({have:,} with labels)' if some else ''
         if not layout.splits or not layout.labels_of(split):
             return ''
         return f' in {np.unique(layout.label[layout.places(split)]).size:,} classes'
@@ -134,10 +146,6 @@ class Index:
             )
         if many := int(np.count_nonzero(self.pages > 1)):
             yield f'{many:,} TIFF{"s" * (many != 1)} of several pages: the first one is read'
-
-
-# From a folder, its files and those that cannot be read to what a table says of the files.
-FindLabels = Callable[[Folder, Files], tuple[PictureLabels, Sequence[str]]]
 
 
 def read_index(
@@ -156,7 +164,7 @@ def read_index(
       cache: where the index is kept, a file for each folder.
       held: returns the pictures that the run has, from `Index.pack`; None for a run that begins,
         which has all of them.
-      find_labels: returns the labels that a table gives to the files, and lines on them.
+      find_labels: from `folder_labels.finder`; None where there is no table.
 
     Raises:
       ConfigError: the folder is not there, holds no picture, or lacks some that the run has; or
@@ -182,7 +190,7 @@ def _index(
     folder = open_folder(path)
     file = cache_file(folder, cache)
     files = folder_files.walk(folder, pictures.SUFFIXES)
-    labels = _look_at_labels(folder, files, find_labels) if len(files.names) else None
+    labels = folder_labels.look(folder, files, find_labels) if len(files.names) else None
     known = folder_cache.load(file)
     if held and not len(known.names):
         with contextlib.suppress(ValueError):  # another version's
@@ -197,7 +205,7 @@ def _index(
     if not good.any():
         raise ConfigError(f'data.path={path!r}: holds no picture{_why_none(bad)}')
     if not good.all():
-        notes += _bad_with_labels(known, good, labels)
+        notes += folder_labels.about_bad(known.names, good, labels)
         known, labels = _chosen(known, labels, np.flatnonzero(good))
     if held:
         places, added = _only(known, bad, held(), path)
@@ -205,29 +213,6 @@ def _index(
         if len(places) != len(known.names):
             known, labels = _chosen(known, labels, places)
     return Index(known, bad, notes, labels)
-
-
-def _look_at_labels(
-    folder: Folder, files: Files, find_labels: FindLabels | None
-) -> PictureLabels | None:
-    """Returns a table's labels of the files; says what is odd about them, or about sub-folders."""
-    names = files.names
-    layout = lay_out(names, np.zeros(len(names), bool))
-    labels, notes = find_labels(folder, files) if find_labels else (None, ())
-    if labels:
-        layout = with_labels(layout, labels)
-    for note in (*notes, *layout.class_notes(lambda place: _is_test(names.raw(place)))):
-        print(f'{labels.name if labels else folder.name}: {note}', flush=True)
-    return labels
-
-
-def _bad_with_labels(
-    known: Known, good: np.ndarray, labels: PictureLabels | None
-) -> tuple[str, ...]:
-    if labels is None or not (lost := np.flatnonzero(labels.has_label() & ~good)).size:
-        return ()
-    names = picture_labels.listed(known.names, lost)
-    return (f'{lost.size:,} picture{"s" * (lost.size != 1)} with a label cannot be read: {names}',)
 
 
 def _chosen(
@@ -328,7 +313,7 @@ def _look(folder: Folder, file: pathlib.Path, files: Files, known: Known, places
             row = table[i]
             for column in ('height', 'width', 'orientation', 'peak', 'pages'):
                 row[column] = getattr(found, column)
-            row['kind'], row['test'] = pictures.KINDS.index(found.kind), _is_test(name)
+            row['kind'], row['test'] = pictures.KINDS.index(found.kind), is_test(name)
             if found.reason:
                 reasons[i] = found.reason
             looked[i] = True
@@ -362,11 +347,6 @@ def _look(folder: Folder, file: pathlib.Path, files: Files, known: Known, places
         progress.finish()
         save()
     return Known(files.names, table, reasons)
-
-
-def _is_test(name: bytes) -> bool:
-    """Whether a picture is in the tenth, by its name, that is 'test'."""
-    return int.from_bytes(hashlib.sha256(name).digest()[:8], 'big') / 2**64 < _TEST_SHARE
 
 
 class _Progress:

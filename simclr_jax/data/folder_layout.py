@@ -1,7 +1,7 @@
 """What the sub-folders of a folder of pictures mean: splits, or classes, or nothing."""
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
 
 import numpy as np
 
@@ -14,6 +14,7 @@ _SPLITS = {b'train': TRAIN, b'training': TRAIN}
 _SPLITS |= {b'val': VALIDATION, b'valid': VALIDATION, b'validation': VALIDATION}
 _SPLITS |= {b'test': TEST, b'testing': TEST}
 _NAMED = 3  # stray pictures named
+_TEST_SHARE = 0.1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,11 +71,11 @@ class Layout:
             return self.label_names if self.table.has_label()[places].any() else None
         return self.label_names if len(places) and (self.label[places] >= 0).all() else None
 
-    def class_notes(self, is_test: Callable[[int], bool]) -> list[str]:
+    def class_notes(self, names: Names) -> list[str]:
         """Says which classes have one example, and which of them no training picture has.
 
         Args:
-          is_test: whether the picture of a place is drawn for 'test', where splits are drawn.
+          names: of the pictures.
         """
         if not self.label_names:
             return []
@@ -85,8 +86,13 @@ class Layout:
             label,
             self.splits,
             self.split[picture],
-            lambda place: is_test(int(picture[place])),
+            lambda place: is_test(names.raw(int(picture[place]))),
         )
+
+
+def is_test(name: bytes) -> bool:
+    """Whether a picture is in the tenth, by its name, that is 'test' where splits are drawn."""
+    return int.from_bytes(hashlib.sha256(name).digest()[:8], 'big') / 2**64 < _TEST_SHARE
 
 
 def split_name(name: str) -> str:

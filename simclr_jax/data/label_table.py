@@ -20,7 +20,7 @@ from simclr_jax.config import ConfigError, did_you_mean
 SUFFIXES = ('.csv', '.tsv', '.txt', '.parquet', '.pq')
 # What a column may be called, in any case; the first that is there is taken.
 FILE = ('file', 'filename', 'file_name', 'filepath', 'file_path', 'path', 'image', 'image_path')
-FILE += ('image_name', 'image_file', 'image_id', 'img', 'picture')
+FILE += ('image_name', 'image_file', 'image_id', 'img', 'picture', 'id')
 LABEL = ('label', 'labels', 'class', 'classes', 'class_name', 'category', 'categories', 'target')
 SPLIT = ('split', 'set', 'subset', 'partition', 'fold')
 _DELIMITERS = (',', ';', '\t', '|')

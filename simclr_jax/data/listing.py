@@ -20,10 +20,11 @@ from simclr_jax.config import ConfigError
 from simclr_jax.data import (
     example,
     folder_files,
-    label_matching,
+    folder_labels,
     label_table,
     picture_labels,
     pictures,
+    prepared,
     sources,
 )
 from simclr_jax.data.folder_files import Files, Names, open_folder
@@ -111,7 +112,7 @@ def check(data: str, flag: str = '--data', labels: str | None = None) -> None:
         sources.check_prepared(dataset, '')
     except ConfigError as error:
         name = re.split('[/:]', dataset)[0]
-        place = sources.default_data_dir('')
+        place = prepared.default_data_dir('')
         if (place / name).exists():
             raise ConfigError(_in_words(str(error), data, dataset, flag)) from error
         raise ConfigError(
@@ -172,7 +173,8 @@ def _of_folder(path: str, flag: str, table: str | None) -> Listing:
                 f'{", ".join(pictures.SUFFIXES)}{why}. Name the folder that holds them; if it is '
                 'this one, is its disk mounted?'
             )
-        return Found(files, *_read_table(table, path, folder, files))
+        find_labels = folder_labels.finder(table, path, None, '--labels') if table else None
+        return Found(files, *(find_labels(folder, files) if find_labels else (None, ())))
 
     files, given, said = parallel.made_by_main_process(find, _pack, _unpack)
     names = files.names
@@ -219,22 +221,6 @@ class Found(NamedTuple):
     files: Files
     labels: PictureLabels | None
     notes: tuple[str, ...]
-
-
-def _read_table(
-    table: str | None, path: str, folder: folder_files.Folder, files: Files
-) -> tuple[PictureLabels | None, tuple[str, ...]]:
-    if not table:
-        return None, ()
-    place = label_table.find(table, path, '--labels')
-    return label_matching.match(
-        label_table.read(place, '--labels'),
-        files.names,
-        folder.root,
-        place,
-        several=None,
-        left_out=files.odd,
-    )
 
 
 def _pack(found: Found) -> bytes:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 
 from simclr_jax.data.imagenet100 import Imagenet100
-from simclr_jax.data.sources import copy_command, default_data_dir
+from simclr_jax.data.prepared import copy_command, default_data_dir
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,25 +3,27 @@
 Opening and reading import no TensorFlow, unless a data set has to be made first.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import io
-import json
 import os
 import pathlib
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from simclr_jax.config import ConfigError, RunError
-from simclr_jax.data import deep, folder, folder_index, label_matching, label_table, tfrecord
-from simclr_jax.data.folder_files import Files, Folder, open_folder
-from simclr_jax.data.picture_labels import PictureLabels
+from simclr_jax.data import (
+    deep,
+    folder,
+    folder_index,
+    folder_labels,
+    label_table,
+    prepared,
+    tfrecord,
+)
+from simclr_jax.data.folder_files import open_folder
 from simclr_jax.workdir.claim import Held
 
-BUILT_HERE = ('digits',)  # data sets that this package makes where they are missing
 FOLDER = 'folder'  # the name of what is no data set of TFDS, but the pictures below `data.path`
 
 
@@ -134,53 +136,7 @@ def check_prepared(dataset: str, data_dir: str, path: str = '', labels: str = ''
         if labels:
             label_table.find(labels, path)
         return
-    if dataset in BUILT_HERE or '://' in data_dir:  # a bucket is looked at when it is opened
-        return
-    builder, _, version = dataset.partition(':')
-    name, _, variant = builder.partition('/')  # TFDS calls it the builder's config
-    place = default_data_dir(data_dir) / name
-    infos = [json.loads(info.read_text()) for info in sorted(place.glob('**/dataset_info.json'))]
-    prepare = f'python -m simclr_jax.data.prepare {builder} --data_dir={place.parent}'
-    if not infos:
-        raise ConfigError(
-            f'data.dataset={dataset!r}: is not prepared under {place.parent}; prepare it with '
-            f'`{prepare}`, name its place in data.data_dir, or take digits, which needs no download'
-        )
-    prepared = sorted({_name_of(info) for info in infos})
-    infos = [
-        info
-        for info in infos
-        if (not variant or info.get('configName') == variant)
-        and (not version or '*' in version or info.get('version') == version)
-    ]
-    if not infos:
-        raise ConfigError(
-            f'data.dataset={dataset!r}: is not prepared under {place.parent}, but '
-            f'{", ".join(prepared)} is; name one of these, or prepare it with `{prepare}`'
-        )
-    formats = {info.get('fileFormat') for info in infos}
-    if not formats & {'array_record', 'tfrecord'}:
-        raise ConfigError(
-            f'data.dataset={dataset!r}: {place} is prepared as {", ".join(map(str, formats))}, '
-            f'which has no random access; prepare it again with `{prepare}`'
-        )
-
-
-def _name_of(info: dict) -> str:
-    variant = f'/{info["configName"]}' if info.get('configName') else ''
-    return f'{info.get("name")}{variant}:{info.get("version")}'
-
-
-def default_data_dir(data_dir: str) -> pathlib.Path:
-    """Returns `data_dir`, or where TFDS keeps data by default."""
-    default = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
-    return pathlib.Path(data_dir or default).expanduser()
-
-
-def copy_command(dataset: str, bucket: str) -> str:
-    """Returns the command that copies a prepared data set from the default place to a bucket."""
-    name = re.split('[/:]', dataset)[0]
-    return f'`gcloud storage cp -r {default_data_dir("")}/{name} {bucket.rstrip("/")}/`'
+    prepared.check(dataset, data_dir)
 
 
 def open_data(
@@ -195,7 +151,7 @@ def open_data(
     several_labels: bool = False,
     held: Held | None = None,
 ) -> Data:
-    """Opens a TFDS builder, or a folder; makes the data set first if it is one of `BUILT_HERE`.
+    """Opens a TFDS builder, or a folder; makes the data set first if it is `BUILT_HERE`.
 
     Args:
       dataset: its name, or FOLDER.
@@ -215,7 +171,7 @@ def open_data(
     """
     seen = {'canvas': canvas, 'through_canvas': through_canvas}
     if dataset == FOLDER:
-        cache = default_data_dir('' if '://' in data_dir else data_dir) / 'folder_index'
+        cache = prepared.default_data_dir('' if '://' in data_dir else data_dir) / 'folder_index'
         index = _index(path, cache, labels, several_labels, held)
         splits = index.layout.names()
 
@@ -223,13 +179,13 @@ def open_data(
             source = _open_folder(data, path, index, split, max_bad_fraction)
             return dataclasses.replace(source, **seen)
     else:
-        builder = _open_builder(dataset, data_dir)
+        builder = prepared.open_builder(dataset, data_dir)
         splits = tuple(builder.info.splits) if builder else ()
         if not splits:  # check_prepared does not look into buckets
             raise ConfigError(
                 f'data.dataset={dataset!r}: is not prepared under {data_dir}; prepare it on a disk '
                 f'with `python -m simclr_jax.data.prepare {dataset}`, then copy it: '
-                f'{copy_command(dataset, data_dir)}'
+                f'{prepared.copy_command(dataset, data_dir)}'
             )
 
         def open_(split: str) -> Source:
@@ -274,15 +230,9 @@ def _index(
 ) -> folder_index.Index:
     """Indexes a folder, with the labels of a table where one is given."""
 
-    def find_labels(folder: Folder, files: Files) -> tuple[PictureLabels, Sequence[str]]:
-        table = label_table.find(labels, path)
-        rows = label_table.read(table)
-        return label_matching.match(
-            rows, files.names, folder.root, table, several=several, left_out=files.odd
-        )
-
     pictures = held.pictures if held else None
-    index = folder_index.read_index(path, cache, pictures, find_labels if labels else None)
+    find_labels = folder_labels.finder(labels, path, several) if labels else None
+    index = folder_index.read_index(path, cache, pictures, find_labels)
     if pictures:
         then = held.labels() if held.labels else None
         if index.labels:
@@ -306,13 +256,13 @@ def _open_tfds(data: Data, builder, dataset: str, data_dir: str, split: str) -> 
                 raise ConfigError(
                     f'data.data_dir={data_dir!r}: TFRecord has no random access in a bucket; copy '
                     f'it to a disk, or prepare {dataset} as ArrayRecord on a disk and copy that to '
-                    f'the bucket: {copy_command(dataset, data_dir)}'
+                    f'the bucket: {prepared.copy_command(dataset, data_dir)}'
                 )
             read, num_examples = tfrecord.open_records(
-                parts, default_data_dir(data_dir) / 'tfrecord_index'
+                parts, prepared.default_data_dir(data_dir) / 'tfrecord_index'
             )
         else:
-            read, num_examples = _array_records(builder, split)
+            read, num_examples = prepared.array_records(builder, split)
     except (KeyError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -345,52 +295,6 @@ def _numbers(parts: Sequence[tuple[str, int, int]]) -> np.ndarray:
 
 def _number(name: str | bytes) -> int:
     return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), 'big')
-
-
-def _array_records(builder, split: str) -> tuple[Callable[[Sequence[int]], list[bytes]], int]:
-    import tensorflow_datasets as tfds
-
-    records = builder.as_data_source(
-        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    )
-    return lambda indices: records.__getitems__([int(i) for i in indices]), len(records)
-
-
-def _open_builder(dataset: str, data_dir: str):
-    """Returns the builder; None where nothing of that name is there, or known to TFDS."""
-    import tensorflow_datasets as tfds
-
-    data_dir = data_dir if '://' in data_dir else str(default_data_dir(data_dir))
-    if dataset not in BUILT_HERE:
-        with contextlib.suppress(tfds.core.registered.DatasetNotFoundError):
-            return tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
-        return None
-    prepared = sorted(pathlib.Path(data_dir).glob(f'{dataset}/*/dataset_info.json'))
-    if not prepared:
-        _build_digits(data_dir)
-        prepared = sorted(pathlib.Path(data_dir).glob(f'{dataset}/*/dataset_info.json'))
-    return tfds.builder_from_directory(prepared[-1].parent)
-
-
-def _build_digits(data_dir: str) -> None:
-    import tensorflow_datasets as tfds
-
-    from simclr_jax.data.digits import Digits
-
-    tfds.disable_progress_bar()  # a second of work, announced as a download of unknown size
-    try:
-        # Another process may be the one that makes it.
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(FileExistsError):
-            Digits(data_dir=data_dir, file_format='array_record').download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
-    except (OSError, RuntimeError) as error:  # the writer of ArrayRecord raises the latter
-        raise RunError(
-            f'data.data_dir={data_dir!r}: the digits cannot be written there: '
-            f'{" ".join(str(error).split())[:300]}; make room, or name another place'
-        ) from error
-    finally:
-        tfds.enable_progress_bar()
 
 
 def _open_folder(

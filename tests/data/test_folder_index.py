@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_jax.data import folder_cache, folder_files, folder_index, pictures, sources
+from simclr_jax.data import (
+    folder_cache,
+    folder_files,
+    folder_index,
+    folder_layout,
+    pictures,
+    sources,
+)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)
 
@@ -128,7 +135,7 @@ def test_names_that_are_not_utf8_are_read_like_others(root, capsys):
 
 def test_utf8_names_fall_into_the_splits_that_they_always_did():
     names = [f'class{i % 5}/Bild {i} \xfc \u65e5.jpg' for i in range(300)]
-    test = [i for i, name in enumerate(names) if folder_index._is_test(name.encode())]
+    test = [i for i, name in enumerate(names) if folder_layout.is_test(name.encode())]
     assert test[:12] == [0, 7, 15, 20, 22, 38, 42, 43, 44, 45, 57, 70]
 
 

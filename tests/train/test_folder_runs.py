@@ -102,6 +102,29 @@ def test_a_run_ends_with_the_same_bits_though_its_folder_grew_and_moved(place):
     assert '1 of the 100 pictures' in line and 'a/004.png (gone)' in line
 
 
+def test_a_run_with_a_table_of_labels_ends_with_the_same_bits_and_refuses_another(place):
+    root, first, again = place / 'labelled', place / 'with labels', place / 'with labels, killed'
+    fill(root, range(100))
+    table = place / 'labels.csv'
+    rows = [f'{"ab"[i % 2]}/{i:03}.png,{("x", "y")[i % 4 // 2]},train' for i in range(50)]
+    table.write_text('\n'.join(['file,label,split', *rows]))
+    fields = {'data.labels': table}
+    said = run(place, root, first, fields)
+    assert '100 pictures: 100 train; 50 with labels of 2 classes\n' in said
+    run(place, root, again, fields, happens=KILLED, status=-9)
+    text = table.read_text()
+    table.write_text(text.replace('a/002.png,y', 'a/002.png,x'))
+    (line,) = errors(run(place, root, again, fields, status=2))
+    assert 'a/002.png (y in train then, x in train now)' in line
+    fill(root, range(100, 120))
+    moved = place / 'moved.csv'
+    moved.write_text(f'{text}\na/100.png,new,train\nb/101.png,x,test\n')
+    said = run(place, root, again, {'data.labels': moved})
+    assert '20 pictures came since this run began' in said and 'going on from' in said
+    for one, other in zip(state(first, 24), state(again, 24), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_folder_that_goes_away_during_a_run_ends_it_with_one_line_and_loses_no_step(place):
     root, workdir = place / 'goes', place / 'lost'
     fill(root, range(100))
