@@ -13,6 +13,7 @@ from simclr_jax.data import example
 from simclr_jax.data.factory import open_split
 from simclr_jax.modes import knn, linear_eval, results
 from simclr_jax.modes.eval_data import open_eval_data
+from simclr_jax.tools.plan_evaluation import _data_of_probes
 from simclr_jax.train.setup import prepare
 from simclr_jax.weights import native
 from simclr_jax.weights.description import Architecture
@@ -143,3 +144,16 @@ def test_probes_tell_the_classes_of_a_table_apart(root, probe, tmp_path):
     name = probe.__name__.rpartition('.')[2]
     figures = results.figures(results.read(tmp_path / 'out')[name])
     assert figures['encoder']['all']['mean'] == 1.0
+
+
+def test_a_plan_counts_the_pictures_that_the_probes_table_is_for(root):
+    others = {'eval.path': str(root / 'flat'), 'eval.labels': str(root / 'more.csv')}
+    for more, table in (
+        (others, 'more'),
+        ({'eval.labels': others['eval.labels']}, 'more'),
+        ({}, 'labels'),
+    ):
+        data = _data_of_probes(load(DIGITS, fields(root) | more)).data
+        assert (data.path, data.labels) == (str(root / 'flat'), str(root / f'{table}.csv'))
+    data = _data_of_probes(load(DIGITS, fields(root) | {'eval.path': str(root)})).data
+    assert (data.path, data.labels) == (str(root), '')
