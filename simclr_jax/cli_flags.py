@@ -59,7 +59,11 @@ FLAGS = {
     'mode': Flag('MODE', 'one of the above', choices=tuple(MODES)),
     'step': Flag('N', 'which checkpoint of a run (the last one)', _number),
     'encoder': Flag('PATH', "a workdir, an encoder file, or another library's weights", _path),
-    'data': Flag('FOLDER', 'the pictures: a folder, or the name of a data set', _path),
+    'data': Flag(
+        'FOLDER',
+        'the pictures: a folder, or the name of a data set; of transfer several, with commas',
+        _path,
+    ),
     'output': Flag(
         'PATH',
         'the file of the vectors, which ends in .parquet, .npz or .csv; the folder of an export',

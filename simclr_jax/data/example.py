@@ -44,6 +44,17 @@ def parse(record: bytes) -> Example:
     return Example(bytes(image), *map(_signed, numbers.values()))
 
 
+def integers(record: bytes, name: str) -> list[int]:
+    """Returns a list of numbers that a record holds; [] where it is empty, or not there."""
+    for features in _values(record, 1):
+        for entry in _values(features, 1):
+            if bytes(next(_values(entry, 1))) != name.encode():
+                continue
+            lists = [numbers for feature in _values(entry, 2) for numbers in _values(feature, 3)]
+            return [number for one in lists for number in _integers(one)]
+    return []
+
+
 def serialize(image: bytes, label: int | None = None, orientation: int = 1) -> bytes:
     """Returns the record of an encoded image and, where it has one, its label."""
     entries = [_field(1, b'image') + _field(2, _field(1, _field(1, image)))]
@@ -53,6 +64,18 @@ def serialize(image: bytes, label: int | None = None, orientation: int = 1) -> b
             encoded = _encode_varint(number % (1 << 64))
             entries.append(_field(1, name) + _field(2, _field(3, _field(1, encoded))))
     return _field(1, b''.join(_field(1, entry) for entry in entries))
+
+
+def _integers(message: memoryview) -> Iterator[int]:
+    """The numbers of an Int64List, packed or not."""
+    for value in _values(message, 1):
+        if isinstance(value, int):
+            yield _signed(value)
+            continue
+        position = 0
+        while position < len(value):
+            number, position = _varint(value, position)
+            yield _signed(number)
 
 
 def _signed(number: memoryview | int) -> int:

@@ -48,6 +48,12 @@ def draw_subset(labels: np.ndarray, per_class: int, seed: int, draw: int) -> np.
     return np.flatnonzero(rank < per_class)
 
 
+def draw_at_most(labels: np.ndarray, per_class: int, seed: int, draw: int = 0) -> np.ndarray:
+    """As `draw_subset`, but a class of fewer examples gives all of them."""
+    rank, _ = _rank_in_class(_labelled(labels), 'draw_subset', seed, draw)
+    return np.flatnonzero(rank < per_class)
+
+
 def holdout_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices `(kept, held_out)`; of every class, about `fraction` is held out.
 

@@ -40,6 +40,12 @@ MODES = {
         'evaluates a run again, or an encoder, by a vote of nearest neighbours',
         flags=('step', 'encoder'),
     ),
+    'transfer': Mode(
+        "evaluates an encoder on other data sets, by the papers' linear protocol and few shots",
+        flags=('encoder', 'data', 'workdir'),
+        needs=('encoder', 'data', 'workdir'),
+        config=False,
+    ),
     'embed': Mode(
         'writes a vector for each picture of a folder or a data set',
         flags=('encoder', 'data', 'output', 'labels', 'neighbours', 'overwrite'),

@@ -95,9 +95,9 @@ def main(
     interruption.install(_GOES_ON)
     target = _target(output, neighbours, overwrite)
     listing.check(data, labels=labels)
-    loaded = _load(encoder)
+    loaded = load_encoder(encoder)
     found = listing.open_listing(data, labels=labels)
-    _check_colours(found, loaded, encoder)
+    check_colours(found, loaded, encoder)
     parts = Parts(target.parts, len(found))
     about = {
         'encoder': native.checksum(loaded.weights),
@@ -108,20 +108,21 @@ def main(
     _check_room(target, parts, loaded.dim, neighbours)
     with lock.hold(str(target.parts), '--output'):
         agreement.check_shared(str(target.parts), '--output')
-        missing = _first(lambda: _begin(parts, about, overwrite))
-        _embed(found, loaded, parts, missing)
+        missing = made_by_first(lambda: _begin(parts, about, overwrite))
+        embed_missing(found, loaded, parts, missing)
         parallel.wait_for_all()
-        _first(lambda: _finish(target, found, loaded, parts, about, neighbours))
+        made_by_first(lambda: _finish(target, found, loaded, parts, about, neighbours))
 
 
-def _load(path: str) -> Encoder:
+def load_encoder(path: str) -> Encoder:
+    """Loads what --encoder names; raises ConfigError that says so."""
     try:
         return simclr_jax.load(path)
     except ConfigError as error:
         raise ConfigError(f'--encoder={error}') from error  # it begins with the path
 
 
-def _first(work: Callable[[], T]) -> T:
+def made_by_first(work: Callable[[], T]) -> T:
     """Has the first process work while the others wait; what it finds, or raises, is theirs too."""
     return parallel.made_by_main_process(
         work, lambda found: json.dumps(found).encode(), lambda packed: json.loads(packed)
@@ -166,7 +167,7 @@ def _target(output: str, neighbours: bool, overwrite: bool) -> Output:
     return target
 
 
-def _check_colours(found: Listing, encoder: Encoder, path: str) -> None:
+def check_colours(found: Listing, encoder: Encoder, path: str) -> None:
     """Refuses pictures in colour for an encoder that was trained on grey ones."""
     if encoder.preprocess.channels != 1:
         return
@@ -193,7 +194,7 @@ def _check_room(target: Output, parts: Parts, dim: int, neighbours: bool) -> Non
         )
 
 
-def _embed(found: Listing, encoder: Encoder, parts: Parts, missing: list[int]) -> None:
+def embed_missing(found: Listing, encoder: Encoder, parts: Parts, missing: list[int]) -> None:
     """Makes the missing parts; of several processes, each makes as many of them."""
     processes, first = jax.process_count(), parallel.is_main_process()
     mine = missing[jax.process_index() :: processes]
