@@ -71,6 +71,7 @@ def test_a_mode_without_a_config_gets_its_flags(monkeypatch):
             'encoder': 'runs/a',
             'data': 'b',
             'output': 'c.npz',
+            'labels': None,
             'neighbours': True,
             'overwrite': False,
         }
