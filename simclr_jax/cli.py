@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import config_auto, interruption, packages
 from simclr_jax.cli_flags import help_text, parse
-from simclr_jax.config import ConfigError, RunError, to_json
+from simclr_jax.config import FINETUNE, PROBES, ConfigError, RunError, to_json
 from simclr_jax.config_loading import load, load_saved
 from simclr_jax.modes import MODES
 
@@ -80,7 +80,7 @@ def frees_much(config, mode: str) -> bool:
     import jax
 
     canvases = config.augment.backend == 'jax' and config.data.cache != 'device'
-    trains_on_cpu = mode == 'pretrain' and jax.default_backend() == 'cpu'
+    trains_on_cpu = MODES[mode].trains and jax.default_backend() == 'cpu'
     return canvases or trains_on_cpu or mode == 'bench'
 
 
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     interruption.install()
     try:
         flags, overrides = parse(argv)
-        if flags.mode != 'pretrain':
+        if not MODES[flags.mode].trains:
             interruption.uninstall()
         return _dispatch(flags, overrides) or 0  # a plan that does not fit is 3
     except (ConfigError, RunError) as error:
@@ -142,12 +142,14 @@ def _dispatch(flags: argparse.Namespace, overrides: dict[str, str]) -> int | Non
         config = load(flags.config, overrides, notes.append)
     elif mode.config:
         config = load_saved(flags.workdir, overrides)
+    if mode.config:
+        _check_method(flags, config.method)
     start_processes(flags)
     of_run = mode.config and not given.get('encoder')  # else the data alone are the config's
     if of_run:
         from simclr_jax.modes import start
 
-        config, lines = start.settle(config, flags.workdir, trains=flags.mode == 'pretrain')
+        config, lines = start.settle(config, flags.workdir, trains=mode.trains)
         notes += lines
     if _several_processes():
         from simclr_jax.workdir.agreement import check_same_command
@@ -166,6 +168,25 @@ def _dispatch(flags: argparse.Namespace, overrides: dict[str, str]) -> int | Non
         keep_freed_memory()
     module = importlib.import_module(f'simclr_jax.modes.{flags.mode}')
     return module.main(*((config, flags.workdir) if mode.config else ()), **given)
+
+
+def _check_method(flags: argparse.Namespace, method: str) -> None:
+    """Raises ConfigError where the mode is not one for runs of this method."""
+    mode, labels = flags.mode, method == FINETUNE
+    if mode == 'finetune' and not labels:
+        raise ConfigError(
+            f'--mode=finetune: method={method!r} learns without labels; name a recipe that '
+            'fine-tunes, as --config=finetune_digits, or leave --mode out'
+        )
+    if mode == 'pretrain' and labels:
+        raise ConfigError(
+            f'--mode=pretrain: method={method!r} learns from labels; give --mode=finetune'
+        )
+    if mode in PROBES and labels and not flags.encoder:
+        raise ConfigError(
+            f'--mode={mode}: evaluates encoders of pretraining, and method={method!r} trains a '
+            'classifier, whose figures are in its result.json; name an encoder with --encoder'
+        )
 
 
 def _in_a_line(error: Exception) -> str | None:

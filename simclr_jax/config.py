@@ -15,7 +15,9 @@ from ml_collections import ConfigDict
 from simclr_jax.augment.mixing_recipe import Mixing
 from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 
-METHODS = ('simclr', 'byol', 'moco', 'moco_v3')
+METHODS = ('simclr', 'byol', 'moco', 'moco_v3')  # without labels
+FINETUNE = 'finetune'  # the method of a run that learns from labels
+SCRATCH = 'scratch'  # in place of weights to start from: random ones
 PROBES = {'linear_eval': 'linear', 'knn': 'k-NN'}  # functions of modes/probes.py: name in tables
 LINEAR_PROTOCOLS = ('fast', 'simclr', 'simclr_cifar', 'byol', 'moco_v2', 'moco_v3')
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200', 'resnet_tiny')
@@ -46,8 +48,10 @@ def default() -> ConfigDict:
     config.seed = 0  # of data order, augmentation and initialization
     # Fields that are chosen by what the machine has, where they are not given: config_auto.py.
     config.auto = ()
-    config.method = 'simclr'  # one of METHODS; its own fields are in the section of that name
-    config.batch_size = 256  # images a step over all devices; each gives two views
+    # One of METHODS, or 'finetune'; its own fields are in the section of that name.
+    config.method = 'simclr'
+    # Images a step over all devices; each gives two views, or one while fine-tuning.
+    config.batch_size = 256
     config.epochs = 100.0  # passes over the training split
 
     config.data = ConfigDict()
@@ -113,7 +117,9 @@ def default() -> ConfigDict:
     # What the encoder goes on from. Its architecture and its normalization of pixels come with it:
     # START_FIELDS are set from the file, unless they are given on the command line.
     config.start = ConfigDict()
-    config.start.encoder = ''  # an encoder file, a workdir, other weights; '': it starts at random
+    # An encoder file, a workdir, other weights; '': it starts at random, which has to be called
+    # 'scratch' where it is to be fine-tuned.
+    config.start.encoder = ''
     config.start.checksum = ''  # of what it held when the run began, which writes it here
     config.start.given = ()  # those of START_FIELDS that it does not set: the command line's
 
@@ -147,6 +153,28 @@ def default() -> ConfigDict:
     config.moco_v3.base_decay = 0.99  # of the keys' moving average; rises to 1 along a cosine
     config.moco_v3.num_layers = 2  # of the projector: 2 behind a ResNet, 3 behind a ViT
     config.moco_v3.predictor_norm = False  # a last batch normalization: behind a ViT
+
+    # Fine-tuning: an encoder with a classifier learns from labels. The views are augment.view1's.
+    config.finetune = ConfigDict()
+    # 'all'; 'head': the classifier alone; 'block3': of a ViT the third block, of a ResNet the third
+    # stage, what follows it, and the classifier. SimCLR's fine_tune_after_block=2 is 'block3'.
+    config.finetune.trained = 'all'
+    # Batch normalization before the first block that is trained: 'running' averages, which stay as
+    # they are, or those of the 'batch', as in SimCLR.
+    config.finetune.frozen_norm = 'running'
+    config.finetune.head_layers = 0  # of the projection head that are kept; 1 in SimCLR v2
+    config.finetune.head_init = 'zero'  # 'normal': N(0, 0.01); 'trunc_normal': N(0, 2e-5), MAE's
+    # Of the classifier, scaled as optimizer.learning_rate, that of the encoder; 0: the same.
+    config.finetune.head_learning_rate = 0.0
+    config.finetune.layer_decay = 1.0  # each block's rate, as a share of that of the block after it
+    config.finetune.drop_path = 0.0  # of a ViT's last block; falls to 0 at the first one
+    config.finetune.label_smoothing = 0.0
+    # 'all'; a share of each class, as '0.1'; a number a class, as '10'; or a file that lists the
+    # names of the pictures, one a line, as SimCLR's 1percent.txt.
+    config.finetune.labels = 'all'
+    config.finetune.draw = 0  # which of the random choices of so many labels
+    # Steps of the run at least, where few labels would make it short; its epochs then are longer.
+    config.finetune.min_steps = 0
 
     config.optimizer = ConfigDict()
     config.optimizer.name = 'lars'  # 'lars', 'sgd' or 'adamw'
@@ -237,19 +265,53 @@ def set_views(config: ConfigDict, view1: ViewRecipe, view2: ViewRecipe | None = 
     config.augment.view2 = ConfigDict(dataclasses.asdict(view2 or view1))
 
 
-def view_recipes(config: ConfigDict) -> tuple[ViewRecipe, ViewRecipe]:
-    """Returns the recipes of both views.
+def view_recipes(config: ConfigDict) -> tuple[ViewRecipe, ...]:
+    """Returns the recipe of each view: of two, or of one where there are labels to learn from.
 
     Raises:
       ConfigError: a parameter is out of its range.
     """
     recipes = []
-    for view in ('view1', 'view2'):
+    for view in ('view1',) if config.method == FINETUNE else ('view1', 'view2'):
         try:
             recipes.append(ViewRecipe(**config.augment[view].to_dict()))
         except ValueError as error:
             raise ConfigError(f'augment.{view}.{error}') from error
-    return recipes[0], recipes[1]
+    return tuple(recipes)
+
+
+def first_trained(trained: str) -> int:
+    """Returns k of `finetune.trained='blockk'`, and 0 of 'all' and 'head'.
+
+    Raises:
+      ValueError: it is none of these.
+    """
+    if trained in ('all', 'head'):
+        return 0
+    digits = trained.removeprefix('block')
+    if not (digits.isdecimal() and trained.startswith('block') and int(digits)):
+        raise ValueError("must be 'all', 'head', or the first block that is trained, as 'block3'")
+    return int(digits)
+
+
+def labels_wanted(text: str) -> int | float | str:
+    """Returns what `finetune.labels` says: 'all', a share, a number a class, or a file's name.
+
+    Raises:
+      ValueError: it is none of these.
+    """
+    if text == 'all' or text.endswith('.txt'):
+        return text
+    try:
+        number = int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        number = 0
+    if (isinstance(number, int) and number > 0) or 0 < number < 1:
+        return number
+    raise ValueError(
+        "must be 'all', a share of each class, as 0.1, a whole number a class, as 10, or a file "
+        'that ends in .txt and lists pictures'
+    )
 
 
 def mixing_recipe(config: ConfigDict) -> Mixing:
@@ -288,20 +350,29 @@ def resolve_length(config: ConfigDict, num_examples: int) -> Length:
     Where batches run on over the end of an epoch, the run has epochs x examples / batch steps,
     rounded down, as in BYOL (`configs/byol.py`); the original SimCLR adds one.
 
+    Where labels are learned from, there are `finetune.min_steps` or more: an epoch is longer where
+    it takes that. A batch may then be larger than the split, if batches run on.
+
     Raises:
       ConfigError: a batch is larger than the training split.
     """
-    if config.batch_size > num_examples:
+    supervised = config.method == FINETUNE
+    if config.batch_size > num_examples and (config.data.drop_remainder or not supervised):
         raise ConfigError(
             f'batch_size={config.batch_size}: data.train_split={config.data.train_split!r} of '
             f'{config.data.dataset} has only {num_examples} examples; use at most that many'
         )
     if config.data.drop_remainder:
         steps_per_epoch = num_examples // config.batch_size
-        return Length(steps_per_epoch, max(1, round(config.epochs * steps_per_epoch)))
-    # Rounded down, but not from 28.999999999999996.
-    total_steps = math.floor(round(config.epochs * num_examples / config.batch_size, 6))
-    return Length(num_examples / config.batch_size, max(1, total_steps))
+        total_steps = round(config.epochs * steps_per_epoch)
+    else:
+        steps_per_epoch = num_examples / config.batch_size
+        # Rounded down, but not from 28.999999999999996.
+        total_steps = math.floor(round(config.epochs * steps_per_epoch, 6))
+    if supervised and total_steps < config.finetune.min_steps:
+        total_steps = config.finetune.min_steps
+        steps_per_epoch = total_steps / config.epochs
+    return Length(steps_per_epoch, max(1, total_steps))
 
 
 def flatten(config: ConfigDict, prefix: str = '') -> dict[str, Any]:

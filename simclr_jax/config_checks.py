@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from simclr_jax.config import (
     AUTO_FIELDS,
     ENCODERS,
+    FINETUNE,
     LINEAR_PROTOCOLS,
     METHODS,
     PROBES,
@@ -19,13 +20,17 @@ from simclr_jax.config import (
     VITS,
     ConfigError,
     did_you_mean,
+    first_trained,
     flatten,
+    labels_wanted,
     mixing_recipe,
     view_recipes,
 )
 
 _CHOICES = {
-    'method': METHODS,
+    'method': (*METHODS, FINETUNE),
+    'finetune.frozen_norm': ('running', 'batch'),
+    'finetune.head_init': ('zero', 'normal', 'trunc_normal'),
     'model.encoder': ENCODERS,
     'model.stem': ('auto', 'imagenet', 'small'),
     'model.padding': ('torch', 'simclr', 'same'),
@@ -71,6 +76,7 @@ _POSITIVE = (
     'moco_v3.hidden_dim',
     'moco_v3.output_dim',
     'moco_v3.num_layers',
+    'finetune.layer_decay',
     'optimizer.trust_coefficient',
     'optimizer.accumulation_steps',
     'log.every_steps',
@@ -95,6 +101,10 @@ _NOT_NEGATIVE = (
     'model.sk_ratio',
     'model.num_heads',
     'simclr.eval_layer',
+    'finetune.head_layers',
+    'finetune.head_learning_rate',
+    'finetune.draw',
+    'finetune.min_steps',
     'optimizer.learning_rate',
     'optimizer.warmup_epochs',
     'optimizer.weight_decay',
@@ -103,6 +113,7 @@ _NOT_NEGATIVE = (
     'linear_eval.batch_size',
 )
 _UNIT = (
+    'finetune.layer_decay',
     'health.patience',
     'byol.base_decay',
     'moco.decay',
@@ -182,6 +193,7 @@ def validate(config: ConfigDict) -> None:
     want = 'needs start.encoder beside it'
     check(fields['start.encoder'] or not fields['start.checksum'], 'start.checksum', want)
     _check_model(fields, check)
+    _check_finetune(fields, check)
     for recipes in (view_recipes, mixing_recipe):
         try:
             recipes(config)
@@ -263,6 +275,34 @@ def _check_model(fields: dict[str, Any], check: Callable[[bool, str, str], None]
     if fields['simclr.eval_layer']:
         want = f'must be below simclr.num_layers={fields["simclr.num_layers"]}; 0 is the encoder'
         check(fields['simclr.eval_layer'] < fields['simclr.num_layers'], 'simclr.eval_layer', want)
+
+
+def blocks(encoder: str) -> int:
+    """Returns how many blocks a ViT has, or stages a ResNet."""
+    if encoder in VITS:
+        return 24 if encoder == 'vit_l16' else 12
+    return 3 if encoder == 'resnet_tiny' else 4
+
+
+def _check_finetune(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
+    encoder, field = fields['model.encoder'], 'finetune.trained'
+    try:
+        first, count = first_trained(fields[field]), blocks(encoder)
+        check(first <= count, field, f'model.encoder={encoder!r} has {count} blocks only')
+    except ValueError as error:
+        check(False, field, str(error))
+        first = 0
+    try:
+        labels_wanted(fields['finetune.labels'])
+    except ValueError as error:
+        check(False, 'finetune.labels', str(error))
+    for field in ('finetune.drop_path', 'finetune.label_smoothing'):
+        check(0 <= fields[field] < 1, field, 'must be 0 or more and below 1')
+    want = f'drops branches of a ViT, and model.encoder={encoder!r} is none; leave it at 0'
+    check(not fields['finetune.drop_path'] or encoder in VITS, 'finetune.drop_path', want)
+    if fields['finetune.head_learning_rate']:
+        want = 'must be above 0 where finetune.head_learning_rate is given'
+        check(fields['optimizer.learning_rate'] > 0, 'optimizer.learning_rate', want)
 
 
 def _check_decay_epochs(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:

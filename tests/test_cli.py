@@ -88,7 +88,8 @@ def test_an_unused_gpu_is_said_for_each_mode_but_a_plan(monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, f'simclr_jax.modes.{name}', module)
         needed = [need.split(' or ')[0] for need in mode.needs]
         flags = [f'--{flag}={(*FLAGS[flag].choices, "a")[0]}' for flag in needed]
-        assert cli.main([f'--mode={name}', *flags, *[DIGITS][: mode.config]]) == 0
+        recipe = DIGITS.replace('simclr', 'finetune') if name == 'finetune' else DIGITS
+        assert cli.main([f'--mode={name}', *flags, *[recipe][: mode.config]]) == 0
         if 'warning: there is a GPU' in capsys.readouterr().err:
             warned.add(name)
     assert warned == set(MODES) - {'plan'}
@@ -313,3 +314,17 @@ sys.exit(cli.main(['--config=simclr_folder', *flags]))
         command, cwd=ROOT, text=True, env=environment
     ).splitlines()
     assert 'optimizer.warmup_epochs=0.2' in note and devices == '8 devices'
+
+
+@pytest.mark.parametrize(
+    'mode, recipe, words',
+    [
+        ('pretrain', 'finetune_digits', 'give --mode=finetune'),
+        ('finetune', 'simclr_digits', "method='simclr' learns without labels"),
+        ('knn', 'finetune_digits', 'whose figures are in its result.json'),
+    ],
+)
+def test_a_mode_refuses_runs_of_the_other_kind(mode, recipe, words, capsys, monkeypatch):
+    monkeypatch.setattr('simclr_jax.interruption.install', lambda: None)
+    assert cli.main([f'--mode={mode}', f'--config=configs/{recipe}.py']) == 2
+    assert words in capsys.readouterr().err

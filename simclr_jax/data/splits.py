@@ -91,6 +91,14 @@ def hold_out(source: Source, share: float) -> tuple[Source, Source]:
     return subset(source, np.sort(order[count:])), subset(source, np.sort(order[:count]))
 
 
+def at_least(source: Source, count: int) -> Source:
+    """Returns a source of `count` records or more: each one as often as it takes."""
+    if source.num_examples >= count:
+        return source
+    copies = -(-count // source.num_examples)
+    return subset(source, np.tile(np.arange(source.num_examples), copies))
+
+
 def spread(source: Source, most: int) -> Source:
     """Returns at most `most` records, spread over the source."""
     if source.num_examples <= most:

@@ -54,6 +54,17 @@ def draw_at_most(labels: np.ndarray, per_class: int, seed: int, draw: int = 0) -
     return np.flatnonzero(rank < per_class)
 
 
+def draw_share(labels: np.ndarray, share: float, seed: int, draw: int) -> np.ndarray:
+    """Indices, ascending, of about `share` of every class in `labels` `[example]`, one at least.
+
+    Draws are nested, with those of `draw_subset` too.
+    """
+    if not 0.0 < share < 1.0:
+        raise ValueError(f'share is {share}: it must lie between 0 and 1.')
+    rank, count = _rank_in_class(_labelled(labels), 'draw_subset', seed, draw)
+    return np.flatnonzero(rank < np.maximum(np.rint(share * count), 1))
+
+
 def holdout_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices `(kept, held_out)`; of every class, about `fraction` is held out.
 

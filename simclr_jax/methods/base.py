@@ -36,7 +36,12 @@ class Aux:
 
 
 class Method(Protocol):
-    """A self-supervised objective. `views` are floats `[batch, view, height, width, channel]`."""
+    """An objective. `views` are floats `[batch, view, height, width, channel]`.
+
+    One whose class has `supervised = True` learns from labels: its `loss` takes `labels` `[batch]`
+    int32 by name, -1 where there is none, and its `init` takes all the variables that a file of
+    weights holds in place of the encoder's.
+    """
 
     encoder: nn.Module
 
@@ -69,6 +74,11 @@ class Method(Protocol):
         """
 
 
+def is_supervised(method: Method) -> bool:
+    """Whether a method learns from labels."""
+    return getattr(method, 'supervised', False)
+
+
 def start_from(variables: Tree, encoder: Tree | None) -> Tree:
     """Returns a network's variables with those of `encoder`, if any, in its encoder's place."""
     if encoder is None:
@@ -95,19 +105,19 @@ class Representation(nn.Module):
 
 
 def in_micro_batches(
-    forward: Callable[[Tree, jax.Array], tuple[Tree, Tree]],
+    forward: Callable[[Tree, Tree], tuple[Tree, Tree]],
     statistics: Tree,
-    views: jax.Array,
+    views: Tree,
     count: int,
 ) -> tuple[Tree, Tree]:
     """Embeds `views` in `count` micro-batches: the memory of one, the loss over all of them.
 
     `forward(statistics, views) -> (outputs, statistics)` is a forward pass in training mode, whose
-    outputs have the batch as first axis. Only they are kept: the backward pass, which knows the
-    loss of the whole batch by then, embeds each micro-batch again and adds up the gradients of the
-    parameters (GradCache, arXiv:2101.06983). Without batch normalization these gradients equal
-    those of the whole batch. With it, each micro-batch has statistics of its own, and the running
-    averages take one after the other.
+    outputs have the batch as first axis, as have `views`, an array or a tree of some. Only they
+    are kept: the backward pass, which knows the loss of the whole batch by then, embeds each
+    micro-batch again and adds up the gradients of the parameters (GradCache, arXiv:2101.06983).
+    Without batch normalization these gradients equal those of the whole batch. With it, each
+    micro-batch has statistics of its own, and the running averages take one after the other.
 
     Micro-batch `i` has the rows `i, i + count, ...`: the same number from every chip, so none has
     to move.
@@ -120,15 +130,18 @@ def in_micro_batches(
     """
     if count == 1:
         return forward(statistics, views)
-    if len(views) % count:
+    rows = len(jax.tree.leaves(views)[0])
+    if rows % count:
         raise ValueError(
-            f'optimizer.accumulation_steps={count}: does not divide the batch of {len(views)}'
+            f'optimizer.accumulation_steps={count}: does not divide the batch of {rows}'
         )
-    micro_batches = views.reshape(-1, count, *views.shape[1:])
+    micro_batches = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]), views)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # a scan keeps the two passes apart
     def embed(statistics, i):
-        rows = jax.lax.dynamic_index_in_dim(micro_batches, i, axis=1, keepdims=False)
+        rows = jax.tree.map(
+            lambda x: jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False), micro_batches
+        )
         outputs, statistics = forward(statistics, rows)
         return statistics, outputs
 

@@ -3,12 +3,15 @@
 import ml_collections
 from jax.sharding import Mesh
 
+from simclr_jax.config import FINETUNE, first_trained
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.byol import BYOL
+from simclr_jax.methods.finetune import FineTune
 from simclr_jax.methods.moco import MoCo
 from simclr_jax.methods.moco_v3 import MoCoV3
 from simclr_jax.methods.simclr import SimCLR
 from simclr_jax.models.factory import create_encoder
+from simclr_jax.models.heads import MLPHead
 from simclr_jax.models.normalization import NormScope
 
 # name -> class; its fields are the config's section
@@ -16,14 +19,32 @@ METHODS = {'simclr': SimCLR, 'byol': BYOL, 'moco': MoCo, 'moco_v3': MoCoV3}
 
 
 def create_method(
-    config: ml_collections.ConfigDict, total_steps: int, mesh: Mesh | None = None
+    config: ml_collections.ConfigDict,
+    total_steps: int,
+    mesh: Mesh | None = None,
+    *,
+    classes: int = 0,
+    projector: MLPHead | None = None,
 ) -> Method:
     """Returns the method that `config.method` names, around the encoder of `config.model`.
 
-    `mesh` is what the batch is sharded over, for the losses that spell out their communication and
-    for batch normalization of the 'device' scope; None is one device.
+    Args:
+      config: of the run.
+      total_steps: of the run.
+      mesh: what the batch is sharded over, for the losses that spell out their communication and
+        for batch normalization of the 'device' scope; None is one device.
+      classes: of the labels, for fine-tuning.
+      projector: the head of which fine-tuning may keep some layers.
     """
-    model = config.model
+    model, finetune = config.model, config.finetune
+    supervised = config.method == FINETUNE
+    trained = {}
+    if supervised:
+        trained = {
+            'first_trained': first_trained(finetune.trained),
+            'frozen_norm': finetune.frozen_norm,
+            'drop_path': finetune.drop_path,
+        }
     devices = 1 if mesh is None else mesh.devices.size
     sizes = {'global': 0, 'groups': model.norm_group_size, 'device': devices}
     norm_scope = NormScope(model.norm_scope, sizes[model.norm_scope])
@@ -42,12 +63,24 @@ def create_method(
         patch_size=model.patch_size,
         positions=model.positions,
         epsilon=model.epsilon,
-        freeze_patch_projection=model.freeze_patch_projection,
+        freeze_patch_projection=model.freeze_patch_projection and not supervised,
         remat=model.remat,
         dot_1x1=platform == 'cpu',
         fold_norm=platform != 'gpu',
         dtype=model.dtype,
+        **trained,
     )
+    if supervised:
+        return FineTune(
+            encoder,
+            classes,
+            projector,
+            head_layers=finetune.head_layers,
+            head_init=finetune.head_init,
+            frozen_encoder=finetune.trained == 'head',
+            label_smoothing=finetune.label_smoothing,
+            accumulation_steps=config.optimizer.accumulation_steps,
+        )
     over_mesh = {'mesh': mesh} if config.method == 'simclr' else {}
     return METHODS[config.method](
         encoder=encoder,

@@ -19,6 +19,7 @@ class Mode:
       config: whether it is about a run. It then takes --config, its fields and --workdir, and
         `main` gets the config and the workdir first.
       fields: flags that stand for a field of the config.
+      trains: whether it is what a run consists of: it saves before it ends, and goes on.
     """
 
     about: str
@@ -26,12 +27,19 @@ class Mode:
     needs: tuple[str, ...] = ()
     config: bool = True
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    trains: bool = False
 
 
 MODES = {
     'pretrain': Mode(
         'trains an encoder without labels, evaluates it and writes a report',
         fields={'encoder': 'start.encoder'},
+        trains=True,
+    ),
+    'finetune': Mode(
+        'trains an encoder and a classifier on labels, and tests it',
+        fields={'encoder': 'start.encoder'},
+        trains=True,
     ),
     'linear_eval': Mode(
         'evaluates a run again, or an encoder, by a linear classifier', flags=('step', 'encoder')

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from simclr_jax import parallel
 from simclr_jax.config import (
     ARCHITECTURE_FIELDS,
+    SCRATCH,
     START_FIELDS,
     ConfigError,
     as_flags,
@@ -26,6 +27,7 @@ from simclr_jax.weights.loading import read_weights
 from simclr_jax.workdir.claim import START
 
 _OF_RESNETS = ('model.stem', 'model.padding', 'model.width', 'model.sk_ratio')
+_NOTHING = ('', SCRATCH)  # to start from
 _SHOWN = 12  # digits of a checksum
 
 
@@ -51,7 +53,7 @@ def settle(config: ConfigDict, workdir: str, *, trains: bool) -> tuple[ConfigDic
     saved = epath.Path(workdir) / 'config.json'
     if saved.exists():
         return _as_begun(config, parse_saved(saved.read_text()), given, workdir, trains), []
-    if not config.start.encoder:
+    if config.start.encoder in _NOTHING:
         return config, []
     path, weights = config.start.encoder, read_weights(config.start.encoder)
     found = _check(path, weights, config.start.checksum)
@@ -102,7 +104,7 @@ def read(config: ConfigDict, workdir: str) -> Weights | None:
       ConfigError: they cannot be read, or are not those that the run began with.
     """
     path, copy = config.start.encoder, epath.Path(workdir) / START
-    if not path:
+    if path in _NOTHING:
         return None
     if copy.exists() and checksum(weights := native.read(copy)) == config.start.checksum:
         return weights
@@ -136,13 +138,13 @@ def _as_begun(
 ) -> ConfigDict:
     """The config with what the run in `workdir` has of its start."""
     begun, path = saved.get('start.encoder', ''), config.start.encoder
-    if path and not begun:
+    if path not in _NOTHING and begun in _NOTHING:
         raise ConfigError(
             f'start.encoder={path!r}: --workdir={workdir} already holds a run, which started at '
             'random; name another workdir'
         )
-    if not begun:
-        return config
+    if begun in _NOTHING:
+        return _with(config, {'start.encoder': path or begun})
     named = path not in ('', begun)
     path = path or begun
     if named or (trains and _exists(path)):  # read although it may be large: a run is larger

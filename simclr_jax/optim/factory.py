@@ -10,6 +10,7 @@ import ml_collections
 import optax
 
 from simclr_jax.config import ConfigError
+from simclr_jax.optim.groups import Groups
 from simclr_jax.optim.lars import lars
 from simclr_jax.optim.schedules import (
     one_cycle,
@@ -28,6 +29,7 @@ def create_optimizer(
     steps_per_epoch: float,
     total_steps: int,
     frozen: Sequence[str] = (),
+    groups: Groups | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer that the `optimizer` section names, and its learning rate at each step.
 
@@ -37,6 +39,7 @@ def create_optimizer(
       steps_per_epoch: turns `warmup_epochs` and `decay_epochs` into steps.
       total_steps: where the cosine reaches 0.
       frozen: names of layers that neither a gradient nor weight decay changes.
+      groups: which parameters are trained, how fast, and what decays; None trains all alike.
 
     Raises:
       ValueError: the name, schedule or scaling is unknown.
@@ -66,7 +69,7 @@ def create_optimizer(
     else:
         cosine = one_cycle if config.schedule == 'one_cycle' else warmup_cosine
         schedule = cosine(peak, warmup_steps, total_steps)
-    mask = decay_mask if config.exclude_bias_and_norm else None
+    mask = (groups.decayed if groups else decay_mask) if config.exclude_bias_and_norm else None
 
     if config.name == 'lars':
         tx = lars(
@@ -87,6 +90,8 @@ def create_optimizer(
         tx = optax.adamw(
             schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=mask
         )
+    if groups:
+        tx = groups.wrap(tx)
     if frozen:
         tx = optax.chain(tx, optax.masked(optax.set_to_zero(), partial(_frozen_mask, names=frozen)))
     return tx, schedule
@@ -104,13 +109,13 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: not _is_excluded(path), params)
 
 
-def excluded_names(params: Any) -> list[str]:
-    """The names that `decay_mask` excludes, as 'layer/norm/scale', sorted."""
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+def excluded_names(params: Any, groups: Groups | None = None) -> list[str]:
+    """The names of what has no weight decay, as 'layer/norm/scale', sorted."""
+    mask = groups.decayed(params) if groups else decay_mask(params)
     return sorted(
         jax.tree_util.keystr(path, simple=True, separator='/')
-        for path in paths
-        if _is_excluded(path)
+        for path, decayed in jax.tree_util.tree_leaves_with_path(mask)
+        if not decayed
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import parallel
-from simclr_jax.data import folder_index
+from simclr_jax.data import folder_index, splits
 from simclr_jax.train.setup import Run
 
 _SHEET_PAIRS = 8  # augmented pairs kept for the report
@@ -26,17 +26,19 @@ def train_batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray | jax.A
         'rows': parallel.local_rows(config.batch_size, run.mesh),
         'drop_remainder': config.data.drop_remainder,
     }
+    # A batch of more pictures than there are has some of them several times, in other views.
+    source = splits.at_least(run.source, config.batch_size)
     if config.data.cache == 'device':
         from simclr_jax.data import device
 
-        return device.train_batches(run.source, run.mesh, **options)
+        return device.train_batches(source, run.mesh, **options)
     from simclr_jax.data import pipeline  # imports TensorFlow
 
     options['workers'] = config.data.workers
     if run.augment:
-        return pipeline.canvas_batches(run.source, **options)
+        return pipeline.canvas_batches(source, **options)
     recipes = config_lib.view_recipes(config)
-    return pipeline.train_batches(run.source, recipes, image_size=config.data.image_size, **options)
+    return pipeline.train_batches(source, recipes, image_size=config.data.image_size, **options)
 
 
 def for_step(batch: dict[str, Any], run: Run) -> dict[str, Any]:

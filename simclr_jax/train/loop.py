@@ -180,7 +180,7 @@ def _first_state(run: Run, workdir: str, checkpoints: Checkpoints, start: int) -
         return state
     state = run.init()
     if run.config.optimizer.exclude_bias_and_norm:
-        names = excluded_names(state.params)
+        names = excluded_names(state.params, run.groups)
         _say(f'no weight decay for {len(names)} biases and normalization scales ({_EXCLUDED})')
         if parallel.is_main_process():
             with contextlib.suppress(OSError):  # a full disk: checkpoints will say so

@@ -14,10 +14,11 @@ from simclr_jax import parallel
 from simclr_jax.augment import jax_ops
 from simclr_jax.data import sources
 from simclr_jax.data.factory import open_split
-from simclr_jax.methods.base import Method, Tree
+from simclr_jax.methods.base import Method, Tree, is_supervised
 from simclr_jax.methods.factory import create_method
 from simclr_jax.models.vit import PATCH_PROJECTION
 from simclr_jax.optim.factory import create_optimizer
+from simclr_jax.optim.groups import Groups
 from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import TrainState, encoder_part, init_state
 from simclr_jax.train.step import Augment, make_train_step
@@ -43,11 +44,18 @@ class Run:
     schedule: optax.Schedule  # the learning rate at each step
     probe: OnlineProbe | None
     start: Weights | None = None  # what its encoder goes on from
+    groups: Groups | None = None  # of the parameters that are fine-tuned
 
-    def _init_state(self, encoder: Tree = None) -> TrainState:
-        size, channels = self.config.data.image_size, self.source.image_shape[-1]
-        shape = (self.config.batch_size, 2, size, size, channels)
-        return init_state(self.method, self.tx, self.probe, self.config.seed, shape, encoder)
+    @property
+    def views_shape(self) -> tuple[int, ...]:
+        """`(batch, view, height, width, channel)`."""
+        config, size = self.config, self.config.data.image_size
+        views = len(config_lib.view_recipes(config))
+        return config.batch_size, views, size, size, self.source.image_shape[-1]
+
+    def _init_state(self, start: Tree = None) -> TrainState:
+        config = self.config
+        return init_state(self.method, self.tx, self.probe, config.seed, self.views_shape, start)
 
     @functools.cached_property
     def _jitted_init(self):
@@ -74,12 +82,17 @@ class Run:
 
     def init(self) -> TrainState:
         """Returns the state at step 0 on the mesh, the same each time."""
-        if self.start is None and self.config.start.encoder:
+        if self.start is None and self.config.start.encoder not in ('', config_lib.SCRATCH):
             raise config_lib.ConfigError(
                 f'start.encoder={self.config.start.encoder!r}: is not there, nor its copy in the '
                 'workdir, and there is no checkpoint to go on from; bring one of them back'
             )
-        return self._jitted_init(encoder_part(self.start.variables) if self.start else None)
+        if self.start is None:
+            return self.init_at_random()
+        variables = self.start.variables
+        return self._jitted_init(
+            variables if is_supervised(self.method) else encoder_part(variables)
+        )
 
     def init_at_random(self) -> TrainState:
         """Returns what `init` does where there is nothing to start from."""
@@ -87,15 +100,13 @@ class Run:
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and types of the parts of a batch that the train step takes."""
-        count, data = self.config.batch_size, self.config.data
-        channels = self.source.image_shape[-1]
-        views = (count, 2, data.image_size, data.image_size, channels)
-        image = (count, *self.source.canvas_shape) if self.augment else views
+        count = self.config.batch_size
+        image = (count, *self.source.canvas_shape) if self.augment else self.views_shape
         shapes = {'image': jax.ShapeDtypeStruct(image, jnp.uint8)}
         if self.augment:
             shapes['size'] = jax.ShapeDtypeStruct((count, 2), jnp.int32)
             shapes['index'] = jax.ShapeDtypeStruct((count,), jnp.int32)
-        if self.probe:
+        if self.probe or is_supervised(self.method):
             shapes['label'] = jax.ShapeDtypeStruct((count,), jnp.int32)
         return shapes
 
@@ -124,13 +135,19 @@ class Run:
         return abstract_like(jax.eval_shape(self._init_state), parallel.replicated(self.mesh))
 
 
-def prepare(config: ConfigDict, held: Held | None = None, start: Weights | None = None) -> Run:
+def prepare(
+    config: ConfigDict,
+    held: Held | None = None,
+    start: Weights | None = None,
+    source: sources.Source | None = None,
+) -> Run:
     """Checks what needs devices and data, cheapest first, and builds the parts.
 
     Args:
       config: of the run.
       held: what its data held when it began; None for one that begins.
       start: what its encoder goes on from; None for a random one.
+      source: what it is trained on; None opens `data.train_split`.
 
     Raises:
       ConfigError: a batch does not divide, the data set is not there, or channels do not match.
@@ -138,20 +155,29 @@ def prepare(config: ConfigDict, held: Held | None = None, start: Weights | None 
     mesh = parallel.make_mesh()
     parallel.check_batch_size('batch_size', config.batch_size, mesh)
     parallel.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
-    data = config.data
-    sources.check_prepared(data.dataset, data.data_dir, data.path, data.labels)
-    source = open_split(config, config.data.train_split, held)
+    if source is None:
+        data = config.data
+        sources.check_prepared(data.dataset, data.data_dir, data.path, data.labels)
+        source = open_split(config, config.data.train_split, held)
     if start and start.preprocess.channels != (channels := source.image_shape[-1]):
         raise config_lib.ConfigError(
             f'start.encoder={config.start.encoder!r}: takes pictures of '
             f'{start.preprocess.channels} channel(s), but those of {config.data.dataset} have '
             f'{channels}'
         )
-    return dataclasses.replace(assemble(config, mesh, source), start=start)
+    return assemble(config, mesh, source, start)
 
 
-def assemble(config: ConfigDict, mesh: Mesh, source: sources.Source) -> Run:
+def assemble(
+    config: ConfigDict, mesh: Mesh, source: sources.Source, start: Weights | None = None
+) -> Run:
     """Builds the parts of a run on `source`, of which only the description is looked at.
+
+    Args:
+      config: of the run.
+      mesh: the devices.
+      source: the training split.
+      start: what its encoder goes on from; None for a random one.
 
     Raises:
       ConfigError: channels do not match, or the batch is larger than the split.
@@ -170,15 +196,38 @@ def assemble(config: ConfigDict, mesh: Mesh, source: sources.Source) -> Run:
             f'{micro_batch} do not divide over the {mesh.devices.size} devices; take fewer'
         )
     length = config_lib.resolve_length(config, source.num_examples)
-    method = create_method(config, length.total_steps, mesh)
+    supervised = config.method == config_lib.FINETUNE
+    method = create_method(
+        config,
+        length.total_steps,
+        mesh,
+        classes=source.num_classes,
+        projector=start.architecture.module(config.model.dtype).projector if start else None,
+    )
+    groups = _groups(config) if supervised else None
     tx, schedule = create_optimizer(
         config.optimizer,
         config.batch_size,
         length.steps_per_epoch,
         length.total_steps,
-        frozen=(PATCH_PROJECTION,) if config.model.freeze_patch_projection else (),
+        frozen=(PATCH_PROJECTION,)
+        if config.model.freeze_patch_projection and not supervised
+        else (),
+        groups=groups,
     )
     probe = None
-    if source.num_classes and config.probe.learning_rate:
+    if source.num_classes and config.probe.learning_rate and not supervised:
         probe = OnlineProbe(source.num_classes, config.probe.learning_rate)
-    return Run(config, mesh, source, length, method, tx, schedule, probe)
+    return Run(config, mesh, source, length, method, tx, schedule, probe, start, groups)
+
+
+def _groups(config: ConfigDict) -> Groups:
+    finetune, rate = config.finetune, config.optimizer.learning_rate
+    return Groups(
+        first_trained=config_lib.first_trained(finetune.trained),
+        frozen_encoder=finetune.trained == 'head',
+        head_rate=finetune.head_learning_rate / rate if finetune.head_learning_rate else 1.0,
+        layer_decay=finetune.layer_decay,
+        # SimCLR's LARS leaves out the classifier, `head_supervised` in `model.py`.
+        head_decayed=config.optimizer.name != 'lars',
+    )

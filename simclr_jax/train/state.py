@@ -58,7 +58,7 @@ def init_state(
     probe: OnlineProbe | None,
     seed: int,
     views_shape: tuple[int, ...],
-    encoder: Tree = None,
+    start: Tree = None,
 ) -> TrainState:
     """Initializes from the seed; traceable, so that `jax.jit` can place every array.
 
@@ -68,11 +68,11 @@ def init_state(
       probe: the online probe, if any.
       seed: of every parameter.
       views_shape: `(batch, view, height, width, channel)`; its batch size does not matter.
-      encoder: the variables of the encoder to start from; None for random ones.
+      start: the variables to start from, as `method.init` takes them; None for random ones.
     """
     rng = jax.random.key(seed)
     views = jnp.zeros((2, *views_shape[1:]))
-    variables, extra = method.init(jax.random.fold_in(rng, 0), views, encoder)
+    variables, extra = method.init(jax.random.fold_in(rng, 0), views, start)
     params = variables.pop('params')
     probe_state = None
     if probe is not None:

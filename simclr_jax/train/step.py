@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from simclr_jax import parallel
 from simclr_jax.augment.pixels import normalize_images
-from simclr_jax.methods.base import Method
+from simclr_jax.methods.base import Method, is_supervised
 from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import TrainState
 
@@ -54,8 +54,9 @@ def make_train_step(
         images = augment(batch, state.step) if augment else batch['image']
         views = normalize_images(images, mean, std)
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
+        labels = {'labels': batch['label']} if is_supervised(method) else {}
         (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
-            state.params, state.variables, state.extra, views, rng, state.step
+            state.params, state.variables, state.extra, views, rng, state.step, **labels
         )
         norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

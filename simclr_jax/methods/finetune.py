@@ -1,0 +1,124 @@
+"""Fine-tuning: an encoder and a classifier learn from labels, by cross-entropy."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from simclr_jax.methods.base import (
+    Aux,
+    Representation,
+    Tree,
+    in_micro_batches,
+    merge_views,
+    split_views,
+)
+from simclr_jax.models.classifier import ClassifierNetwork
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTune:
+    """Softmax cross-entropy of one view a picture; a picture without a label (-1) does not count.
+
+    SimCLR section 4.3 and v2 section 2 (`projector`, `head_layers`), BYOL appendix C.1, MAE.
+
+    Attributes:
+      encoder: with what it freezes and drops.
+      classes: how many there are.
+      projector: a projection head of which the first `head_layers` layers are kept.
+      head_layers: 0 is without it.
+      head_init: a name of `models.classifier.HEAD_INITS`.
+      frozen_encoder: whether the classifier alone is trained.
+      label_smoothing: share of a label's weight that all classes have alike, in [0, 1).
+      accumulation_steps: micro-batches of a step.
+    """
+
+    supervised: ClassVar[bool] = True
+
+    encoder: nn.Module
+    classes: int
+    projector: nn.Module | None = None
+    head_layers: int = 0
+    head_init: str = 'zero'
+    frozen_encoder: bool = False
+    label_smoothing: float = 0.0
+    accumulation_steps: int = 1
+
+    @property
+    def network(self) -> ClassifierNetwork:
+        return ClassifierNetwork(
+            self.encoder,
+            self.projector if self.head_layers else None,
+            self.head_layers,
+            self.classes,
+            self.head_init,
+            self.frozen_encoder,
+        )
+
+    def representation(self) -> Representation:
+        return Representation(self.encoder, self.network.projector, self.head_layers)
+
+    def init(self, rng: jax.Array, views: jax.Array, start: Tree = None) -> tuple[Tree, Tree]:
+        """Returns `variables` and nothing else.
+
+        `start` are the variables of an encoder file: encoder and kept layers start as there, and
+        the classifier as `head_init` says.
+        """
+        variables = self.network.init(rng, merge_views(views), train=False)
+        if start is None:
+            return variables, ()
+        return {
+            collection: {
+                part: _taken(tree, start[collection][part]) if part != 'classifier' else tree
+                for part, tree in parts.items()
+            }
+            for collection, parts in variables.items()
+        }, ()
+
+    def loss(
+        self, params, variables, extra, views, rng, step, labels: jax.Array
+    ) -> tuple[jax.Array, Aux]:
+        """`views` are `[batch, 1, height, width, channel]`, `labels` `[batch]` int32."""
+
+        def forward(variables: Tree, rows: tuple[jax.Array, jax.Array]):
+            views, places = rows
+            # A key of its own for each micro-batch, and the same one when it is embedded again.
+            key = jax.random.fold_in(rng, places[0])
+            return self.network.apply(
+                {'params': params, **variables},
+                merge_views(views),
+                train=True,
+                mutable=['batch_stats'],
+                rngs={'drop_path': key},
+            )
+
+        rows = views, jnp.arange(len(views))
+        (features, logits), variables = in_micro_batches(
+            forward, variables, rows, self.accumulation_steps
+        )
+        known = (labels >= 0).astype(jnp.float32)
+        count = known.sum()
+        targets = jax.nn.one_hot(jnp.maximum(labels, 0), self.classes)
+        targets = optax.smooth_labels(targets, self.label_smoothing)
+        losses = optax.softmax_cross_entropy(logits, targets)
+        right = (logits.argmax(-1) == labels).astype(jnp.float32)
+        metrics = {'accuracy': ((right * known).sum(), count)}
+        loss = (losses * known).sum() / jnp.maximum(count, 1.0)
+        return loss, Aux(variables, split_views(features, 1), metrics)
+
+    def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
+        return extra
+
+    def chance_loss(self, batch_size: int) -> float:
+        return math.log(self.classes)
+
+
+def _taken(tree: Tree, start: Tree) -> Tree:
+    """Returns the leaves of `start` that `tree` has."""
+    if not isinstance(tree, dict):
+        return start
+    return {name: _taken(branch, start[name]) for name, branch in tree.items()}

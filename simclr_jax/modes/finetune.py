@@ -1,0 +1,222 @@
+"""`--mode=finetune`: trains an encoder and a classifier on labels, and tests them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from simclr_jax import parallel
+from simclr_jax.config import SCRATCH, ConfigError
+from simclr_jax.data.factory import reader
+from simclr_jax.data.folder_index import describe_bad
+from simclr_jax.data.sources import Source
+from simclr_jax.evaluate.features import extract_features
+from simclr_jax.evaluate.predictions import Predictions, figures, of_logits
+from simclr_jax.methods.base import Tree
+from simclr_jax.models.classifier import ClassifierNetwork
+from simclr_jax.modes import labelled as labelled_lib
+from simclr_jax.modes import results, start
+from simclr_jax.modes.labelled import Labelled
+from simclr_jax.modes.reporting import save_views
+from simclr_jax.train.loop import train
+from simclr_jax.train.memory import DoesNotFit
+from simclr_jax.train.out_of_memory import EVALUATION, explained
+from simclr_jax.train.setup import Run, prepare
+from simclr_jax.weights.description import Weights
+from simclr_jax.workdir.agreement import check_same_data, check_shared
+from simclr_jax.workdir.claim import check_claim, claim_workdir, release_workdir
+from simclr_jax.workdir.lock import hold
+from simclr_jax.workdir.programs import keep_programs
+
+_ENTRY = 'finetune'  # of result.json
+_TRAINING = 'training'  # of result.json: what the training took
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A classifier that is trained.
+
+    Attributes:
+      run: the parts of its run.
+      variables: what `run.method.network` is applied with, on the devices.
+      figures: `seconds`, `steps`, `images_per_second` and `input_wait` of the training.
+      views: the first augmented pictures `[picture, 1, height, width, channel]` uint8; None where
+        the run was complete before.
+    """
+
+    run: Run
+    variables: Tree
+    figures: dict[str, float]
+    views: np.ndarray | None
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Trains, or goes on where the workdir's last checkpoint is, then tests."""
+    if not config.start.encoder:
+        raise ConfigError(
+            f'start.encoder: name what is fine-tuned with --encoder=PATH, a workdir or a file of '
+            f'weights; --encoder={SCRATCH} trains a random one'
+        )
+    with hold(workdir):
+        check_shared(workdir)
+        keep_programs(workdir)
+        held, weights = check_claim(config, workdir), start.read(config, workdir)
+        labelled = labelled_lib.open_labelled(config, held)
+        source = labelled_lib.choose(config, labelled)
+        prepare(config, held, weights, source)  # which checks, before anything is written
+        pictures = source, labelled.test.test
+        for field, part in zip(('data.train', 'eval.test'), pictures, strict=True):
+            check_same_data(f'{field}_split', part.num_examples, part.label_names)
+        start.keep(workdir, weights)
+        claim_workdir(config, workdir, labelled.split.held)
+        _say(_describe(config, workdir, source, labelled))
+        if labelled.split.description:
+            _say(labelled.split.description)
+        if source.bad:
+            _say(describe_bad(source.bad))
+        try:
+            trained = train_classifier(config, workdir, source, weights)
+        except DoesNotFit:
+            release_workdir(workdir)
+            raise
+        if trained.views is not None and parallel.is_main_process():
+            save_views(workdir, trained.views)
+        if trained.views is not None or _TRAINING not in results.read(workdir):
+            results.write(workdir, _TRAINING, trained.figures)
+        _test(trained, config, workdir, labelled)
+
+
+def train_classifier(
+    config: ConfigDict,
+    workdir: str,
+    source: Source,
+    weights: Weights | None,
+    *,
+    scratch: bool = False,
+) -> Trained:
+    """Trains a classifier to the end, going on from the last checkpoint in `workdir`, if any.
+
+    Args:
+      config: of the run; what is trained and how. Its `finetune.labels` are not looked at.
+      workdir: of its checkpoints and metrics; it need not be that of the command.
+      source: what it learns from, as `splits.subset` makes it.
+      weights: what the encoder starts from; None for a random one.
+      scratch: whether it starts at random all the same, with the layers that `weights` have.
+
+    Raises:
+      ConfigError: a batch does not divide, or the weights have no such layers.
+    """
+    run = prepare(config, None, weights, source)
+    if scratch or weights is None:
+        config = config.copy_and_resolve_references()
+        config.start.encoder = SCRATCH
+        run = dataclasses.replace(run, config=config, start=None)
+    state, training, views = train(run, workdir)
+    return Trained(run, state.all_variables(), training, views)
+
+
+@explained('evaluation', EVALUATION)
+def predict(trained: Trained, source: Source) -> tuple[Predictions, np.ndarray]:
+    """Returns what a classifier says of every picture of `source`, and their labels `[example]`."""
+    config, mesh = trained.run.config, trained.run.mesh
+    return predictions_of(trained.run.method.network, trained.variables, source, config, mesh)
+
+
+def predictions_of(
+    network: ClassifierNetwork, variables: Tree, source: Source, config: ConfigDict, mesh: Mesh
+) -> tuple[Predictions, np.ndarray]:
+    """Returns what `network` says of every picture of `source`, and their labels `[example]`."""
+    data = config.data
+    batches = reader(config).eval_batches(
+        source,
+        batch_size=config.eval.batch_size,
+        rows=parallel.local_rows(config.eval.batch_size, mesh),
+        workers=data.workers,
+        image_size=data.image_size,
+        crop=data.eval_crop,
+        interpolation=data.eval_interpolation,
+        antialias=data.eval_antialias,
+    )
+    features = extract_features(
+        {'logits': _Logits(network)},
+        {'logits': variables},
+        batches,
+        mesh,
+        num_examples=source.num_examples,
+        mean=data.mean,
+        std=data.std,
+        raw_pixels=False,
+    )
+    return of_logits(features.values['logits']), features.labels
+
+
+@dataclasses.dataclass(frozen=True)
+class _Logits:
+    """What of a classifier's output is looked at."""
+
+    network: ClassifierNetwork
+
+    def apply(self, variables: Tree, images: jax.Array, train: bool) -> jax.Array:
+        return self.network.apply(variables, images, train)[1]
+
+
+def _test(trained: Trained, config: ConfigDict, workdir: str, labelled: Labelled) -> None:
+    """Writes the accuracy on the test pictures into `result.json`."""
+    test, source = labelled.test, trained.run.source
+    predictions, labels = predict(trained, test.test)
+    found = figures([predictions], labels, source.num_classes)
+    count = _labels(config)
+    results.write(
+        workdir,
+        _ENTRY,
+        {
+            'fine_tuned': {count: found},
+            'step': trained.figures['steps'],
+            'data': _about_data(config, test.test_split, source, labels, test.name),
+            'settings': config.finetune.to_dict() | {'seed': config.seed},
+        },
+    )
+    if parallel.is_main_process():
+        print(
+            f'\naccuracy  {100 * found["mean"]:.1f} % of {np.sum(labels >= 0):,} pictures of '
+            f'{test.name} ({test.test_split}), labels: {count}\n'
+            f'figures   {epath.Path(workdir) / "result.json"}',
+            flush=True,
+        )
+
+
+def _about_data(
+    config: ConfigDict, test_split: str, source: Source, labels: np.ndarray, name: str
+) -> dict[str, Any]:
+    _, counts = np.unique(labels[labels >= 0], return_counts=True)
+    return {
+        'name': name,
+        'train_split': config.data.train_split,
+        'test_split': test_split,
+        'train_pictures': source.num_examples,
+        'test_pictures': int(counts.sum()),
+        'largest_class': float(counts.max() / counts.sum()),  # what always guessing it gives
+    }
+
+
+def _labels(config: ConfigDict) -> str:
+    """Returns how many labels there were, as the tables call it."""
+    return epath.Path(config.finetune.labels).name.removesuffix('.txt')
+
+
+def _describe(config: ConfigDict, workdir: str, source: Source, labelled: Labelled) -> str:
+    return (
+        f'fine-tuning {config.model.encoder} on {config.data.dataset}: '
+        f'{source.num_examples:,} of {labelled.train.num_examples:,} labelled pictures in '
+        f'{source.num_classes} classes, tested on {labelled.test.test.num_examples:,} pictures of '
+        f'{labelled.test.test_split}; trained: {config.finetune.trained}; workdir {workdir}'
+    )
+
+
+def _say(text: str) -> None:
+    if parallel.is_main_process():
+        print(text, flush=True)
