@@ -66,7 +66,8 @@ FLAGS = {
     ),
     'output': Flag(
         'PATH',
-        'the file of the vectors, which ends in .parquet, .npz or .csv; the folder of an export',
+        'the file of the vectors or labels, which ends in .parquet, .csv or (vectors) .npz; the '
+        'folder of an export',
         _path,
     ),
     'labels': Flag(

@@ -18,6 +18,7 @@ from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 METHODS = ('simclr', 'byol', 'moco', 'moco_v3')  # without labels
 FINETUNE = 'finetune'  # the method of a run that learns from labels
 SCRATCH = 'scratch'  # in place of weights to start from: random ones
+COMPARED = ('linear', 'knn', SCRATCH)  # other ways to use labels, beside fine-tuning
 PROBES = {'linear_eval': 'linear', 'knn': 'k-NN'}  # functions of modes/probes.py: name in tables
 LINEAR_PROTOCOLS = ('fast', 'simclr', 'simclr_cifar', 'byol', 'moco_v2', 'moco_v3')
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200', 'resnet_tiny')
@@ -175,6 +176,10 @@ def default() -> ConfigDict:
     config.finetune.draw = 0  # which of the random choices of so many labels
     # Steps of the run at least, where few labels would make it short; its epochs then are longer.
     config.finetune.min_steps = 0
+    # What a run ends with: the same labels, and fewer, used in this way and in others.
+    config.finetune.compare = COMPARED  # () for no comparison
+    config.finetune.labels_per_class = (10, 1)  # beside all labels of the run
+    config.finetune.draws = 5  # random choices of so few, for mean and standard deviation
 
     config.optimizer = ConfigDict()
     config.optimizer.name = 'lars'  # 'lars', 'sgd' or 'adamw'

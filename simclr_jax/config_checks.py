@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax.config import (
     AUTO_FIELDS,
+    COMPARED,
     ENCODERS,
     FINETUNE,
     LINEAR_PROTOCOLS,
@@ -84,6 +85,7 @@ _POSITIVE = (
     'checkpoint.keep',
     'eval.batch_size',
     'linear_eval.draws',
+    'finetune.draws',
     'knn.k',
     'knn.temperature',
     'knn.draws',
@@ -155,7 +157,7 @@ def validate(config: ConfigDict) -> None:
         name = fields[field] or (field == 'eval.dataset' and 'digits')
         ok = re.fullmatch(r'\w[\w.:/+-]*', name or '') and '..' not in name  # a folder's name too
         check(bool(ok), field, 'must be a name of TFDS, as cifar10 or imagenet2012:5.1.0')
-    for field in ('linear_eval.labels_per_class', 'knn.labels_per_class'):
+    for field in (*(f'{probe}.labels_per_class' for probe in PROBES), 'finetune.labels_per_class'):
         ok = all(type(n) is int and n > 0 for n in fields[field])  # True is no number
         check(ok, field, 'must hold whole numbers above 0, as (10, 1)')
     rates = fields['linear_eval.learning_rates']
@@ -296,6 +298,8 @@ def _check_finetune(fields: dict[str, Any], check: Callable[[bool, str, str], No
         labels_wanted(fields['finetune.labels'])
     except ValueError as error:
         check(False, 'finetune.labels', str(error))
+    want = f'must hold some of {", ".join(COMPARED)}, or nothing'
+    check(all(way in COMPARED for way in fields['finetune.compare']), 'finetune.compare', want)
     for field in ('finetune.drop_path', 'finetune.label_smoothing'):
         check(0 <= fields[field] < 1, field, 'must be 0 or more and below 1')
     want = f'drops branches of a ViT, and model.encoder={encoder!r} is none; leave it at 0'

@@ -30,6 +30,7 @@ FREE_FIELDS = (
     *('data.labels', 'data.eval_interpolation', 'data.eval_antialias'),
     *('log', 'checkpoint', 'health'),
     *('eval', 'linear_eval', 'knn'),
+    *('finetune.compare', 'finetune.labels_per_class', 'finetune.draws'),
     *('start.encoder', 'start.given'),  # what it held is compared by its checksum
 )
 

@@ -48,7 +48,9 @@ def test_every_flag_of_a_mode_is_in_the_help():
 
 def test_the_modes_of_a_flag_are_in_the_help():
     text = re.sub(r'\s+', ' ', help_text())
-    assert 'or a FILE.py of your own (all but transfer, embed, export) --config.FIELD' in text
+    assert (
+        'or a FILE.py of your own (all but transfer, embed, predict, export) --config.FIELD' in text
+    )
     assert 'v4:4x4x4, cpu:8 (plan) --bench' in text
 
 
@@ -137,7 +139,7 @@ def test_flags_of_several_processes_come_together(flags, words):
         ('--data.path=/x', '--data.path=/x: a field is set as --config.data.path=/x'),
         ('config.data.path=/x', 'a field is set as --config.data.path=/x'),
         ('configs/simclr_folder.py', 'flags look like --config=configs/simclr_folder.py'),
-        ('--data=a/b', '--data=a/b: needs --mode=transfer, embed or export; --mode=pretrain takes'),
+        ('--data=a/b', '--data=a/b: needs --mode=transfer, embed, predict or export;'),
         ('--data=a/b', 'What a run learns from is --config.data.path=a/b'),
         ('--data=cifar10', 'What a run learns from is --config.data.dataset=cifar10'),
         ('--format=onnx', '--format=onnx: needs --mode=export; --mode=pretrain takes --config'),

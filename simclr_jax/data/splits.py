@@ -49,6 +49,23 @@ def read_labels(source: Source) -> Labels:
     return Labels(np.array(values), looked_at == count)
 
 
+def all_labels(source: Source) -> np.ndarray:
+    """Returns the label of every record of a split, `[num_examples]`, -1 where there is none.
+
+    Where the source does not know them, it reads all records, but decodes no picture.
+    """
+    if source.label_names is None:
+        return np.full(source.num_examples, -1)
+    if source.labels is not None:
+        return np.asarray(source.labels)
+    values = [
+        example.parse(record)[1]
+        for start in range(0, source.num_examples, _CHUNK)
+        for record in source.read(range(start, min(start + _CHUNK, source.num_examples)))
+    ]
+    return np.array(values, np.int64)
+
+
 def shared(source: Source, other: Source) -> np.ndarray:
     """Whether each record of `source` is a record of `other` too, `[num_examples]` bool.
 

@@ -71,23 +71,32 @@ class Trials:
       folder: where they are, a file each.
     """
 
-    def __init__(self, folder: epath.PathLike, about: Mapping[str, Any]):
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        about: Mapping[str, Any],
+        of_way: Mapping[str, Mapping[str, Any]] | None = None,
+    ):
         """Names a folder, which need not be there.
 
         Args:
           folder: where they are.
           about: all that predictions depend on, beside the trial, as JSON; those of anything else
             count as missing.
+          of_way: what those of some ways depend on besides.
         """
         self.folder = epath.Path(folder)
-        self._about = json.dumps(about, sort_keys=True)
+        self._of = {
+            way: json.dumps([dict(about), dict((of_way or {}).get(way, {}))], sort_keys=True)
+            for way in WAYS
+        }
 
     def load(self, trial: Trial) -> Predictions | None:
         """Returns what a finished trial predicted; None where it is missing, or damaged."""
         path = self.folder / f'{trial.name}.npz'
         try:
             with path.open('rb') as file, np.load(file, allow_pickle=False) as found:
-                if str(found['about']) != self._about:
+                if str(found['about']) != self._of[trial.way]:
                     return None
                 return Predictions(found['classes'], found['probabilities'])
         except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -100,7 +109,7 @@ class Trials:
           OSError: the disk is full, or failed; there is no such file then.
         """
         stream = io.BytesIO()
-        np.savez(stream, about=np.array(self._about), **predictions._asdict())
+        np.savez(stream, about=np.array(self._of[trial.way]), **predictions._asdict())
         self.folder.mkdir(parents=True, exist_ok=True)
         files.write_bytes(self.folder / f'{trial.name}.npz', stream.getvalue())
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -47,6 +47,7 @@ def embed(
     parts: Parts,
     missing: Sequence[int],
     *,
+    forward: Callable[[np.ndarray], jax.Array] | None = None,
     workers: int = 0,
     progress: Progress | None = None,
     before: int = 0,
@@ -61,6 +62,8 @@ def embed(
       encoder: makes the vectors.
       parts: where they are saved.
       missing: numbers of the parts to make.
+      forward: makes something else of views, `[batch, dim]`, such as logits; the features of
+        `encoder` where None.
       workers: threads that decode; 0 for one a core.
       progress: shows how many pictures are done.
       before: pictures that were done before, for `progress`.
@@ -92,7 +95,7 @@ def embed(
 
     in_flight = None
     for batch in _decode(listing, encoder, parts, missing, workers or os.cpu_count() or 1):
-        features = encoder.forward(batch.views)
+        features = (forward or encoder.forward)(batch.views)
         if in_flight:
             keep(*in_flight)
         in_flight = batch, features

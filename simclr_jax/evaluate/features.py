@@ -1,6 +1,7 @@
 """Features of every example of a split, extracted once."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -98,13 +99,20 @@ def make_extraction(
     """Returns the jitted function from variables, as `extract_features` takes them, and images.
 
     Images are `[batch, 1, height, width, channel]` uint8, spread over `mesh`; every device gets all
-    features `[batch, dim]`, by name.
+    features `[batch, dim]`, by name. The function of the same arguments is the same one, so that it
+    is compiled once for several sets of variables.
     """
+    return _extraction(tuple(encoders.items()), mesh, tuple(mean), tuple(std), raw_pixels)
+
+
+@functools.lru_cache(maxsize=8)
+def _extraction(encoders, mesh, mean, std, raw_pixels):
+    modules = dict(encoders)
 
     def apply(variables, images):
         normalized = normalize_images(images[:, 0], mean, std)
         values = {
-            name: encoders[name].apply(tree, normalized, train=False)
+            name: modules[name].apply(tree, normalized, train=False)
             for name, tree in variables.items()
         }
         if raw_pixels:

@@ -20,6 +20,7 @@ ROWS = 1024  # pictures of a part: what is lost at most when a process dies
 FORMAT = 1  # of the parts
 _ABOUT = 'about.json'
 _SAYS = {  # a field of about.json to what it means that it differs
+    'what': 'it was of another mode',
     'encoder': 'it was of another encoder',
     'data': 'the pictures have changed since: their names, sizes or times',
     'pictures': 'there were {} pictures then',

@@ -60,6 +60,12 @@ MODES = {
         needs=('encoder', 'data', 'output'),
         config=False,
     ),
+    'predict': Mode(
+        'writes the label of each picture of a folder, by a classifier',
+        flags=('encoder', 'data', 'output', 'overwrite'),
+        needs=('encoder', 'data', 'output'),
+        config=False,
+    ),
     'export': Mode(
         'writes an encoder as a file, for this library or for another one',
         flags=('encoder', 'workdir', 'step', 'format', 'output', 'overwrite', 'data'),

@@ -58,7 +58,7 @@ def evaluate(
         print(f'evaluating by {", ".join(probes)}: {counts} pictures', flush=True)
     baselines = any(needs_baselines(config, probe) for probe in probes)
     train, test = (
-        _split(subject, config, source if probes else splits.spread(source, _SAMPLE), baselines)
+        split_of(subject, config, source if probes else splits.spread(source, _SAMPLE), baselines)
         for source in (data.train, data.test)
     )
     for probe in probes:
@@ -81,23 +81,35 @@ def _about(
 ) -> dict[str, Any]:
     """What a probe's figures are of."""
     settings = config[probe].to_dict() | {'seed': config.seed} | subject.settings
-    _, counts = np.unique(test.labels[test.labels >= 0], return_counts=True)
     return {
         **subject.about,
-        'data': {
-            'name': data.name,
-            'train_split': data.train_split,
-            'test_split': data.test_split,
-            'train_pictures': int(np.sum(train.labels >= 0)),
-            'test_pictures': int(counts.sum()),
-            'largest_class': float(counts.max() / counts.sum()),  # what always guessing it gives
-            'pretrained_on': data.seen,
-        },
+        'data': about_data(data, int(np.sum(train.labels >= 0)), test.labels),
         'settings': settings,
     }
 
 
-def _split(subject: Subject, config: ConfigDict, source: Source, baselines: bool) -> Split:
+def about_data(data: EvalData, train_pictures: int, labels: np.ndarray) -> dict[str, Any]:
+    """Returns what figures are of, for `result.json`.
+
+    Args:
+      data: what is trained and tested on.
+      train_pictures: how many of the training pictures have labels.
+      labels: of the test pictures, `[n]`, -1 where there is none.
+    """
+    _, counts = np.unique(labels[labels >= 0], return_counts=True)
+    return {
+        'name': data.name,
+        'train_split': data.train_split,
+        'test_split': data.test_split,
+        'train_pictures': train_pictures,
+        'test_pictures': int(counts.sum()),
+        'largest_class': float(counts.max() / counts.sum()),  # what always guessing it gives
+        'pretrained_on': data.seen,
+    }
+
+
+def split_of(subject: Subject, config: ConfigDict, source: Source, baselines: bool) -> Split:
+    """Extracts features of every picture of a source; of the `baselines` too, where asked for."""
     networks = {'encoder': subject.encoder}
     if baselines:
         networks |= subject.others()

@@ -45,10 +45,13 @@ def main(
     if format == 'native' and _is_file(output):
         path = epath.Path(output or workdir).expanduser()
         if path.suffix != '.safetensors':
-            path /= native.NAME
+            weights = _weights(encoder, workdir, step)
+            path /= native.name_of(weights)
+        else:
+            weights = None
         if output:
             check_output(path, overwrite)
-        weights = _weights(encoder, workdir, step)
+        weights = weights or _weights(encoder, workdir, step)
         if parallel.is_main_process():
             path.parent.mkdir(parents=True, exist_ok=True)
             native.save(path, weights)

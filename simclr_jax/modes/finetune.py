@@ -1,7 +1,6 @@
 """`--mode=finetune`: trains an encoder and a classifier on labels, and tests them."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,13 +14,18 @@ from simclr_jax.data.factory import reader
 from simclr_jax.data.folder_index import describe_bad
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluate.features import extract_features
-from simclr_jax.evaluate.predictions import Predictions, figures, of_logits
+from simclr_jax.evaluate.predictions import Predictions, of_logits
 from simclr_jax.methods.base import Tree
 from simclr_jax.models.classifier import ClassifierNetwork
+from simclr_jax.modes import comparison, results, start
 from simclr_jax.modes import labelled as labelled_lib
-from simclr_jax.modes import results, start
+from simclr_jax.modes.classifier_report import write_classifier_report
+from simclr_jax.modes.encoder_evaluation import subject_of
+from simclr_jax.modes.encoder_file import preprocess_of
+from simclr_jax.modes.fits import Fits
 from simclr_jax.modes.labelled import Labelled
 from simclr_jax.modes.reporting import save_views
+from simclr_jax.modes.subject import Subject
 from simclr_jax.train.loop import train
 from simclr_jax.train.memory import DoesNotFit
 from simclr_jax.train.out_of_memory import EVALUATION, explained
@@ -32,7 +36,6 @@ from simclr_jax.workdir.claim import check_claim, claim_workdir, release_workdir
 from simclr_jax.workdir.lock import hold
 from simclr_jax.workdir.programs import keep_programs
 
-_ENTRY = 'finetune'  # of result.json
 _TRAINING = 'training'  # of result.json: what the training took
 
 
@@ -52,6 +55,10 @@ class Trained:
     variables: Tree
     figures: dict[str, float]
     views: np.ndarray | None
+
+    def with_(self, variables: Tree) -> 'Trained':
+        """Returns a classifier of the same kind with other variables."""
+        return dataclasses.replace(self, variables=variables)
 
 
 def main(config: ConfigDict, workdir: str) -> None:
@@ -87,7 +94,7 @@ def main(config: ConfigDict, workdir: str) -> None:
             save_views(workdir, trained.views)
         if trained.views is not None or _TRAINING not in results.read(workdir):
             results.write(workdir, _TRAINING, trained.figures)
-        _test(trained, config, workdir, labelled)
+        _test(trained, workdir, labelled)
 
 
 def train_classifier(
@@ -164,48 +171,30 @@ class _Logits:
         return self.network.apply(variables, images, train)[1]
 
 
-def _test(trained: Trained, config: ConfigDict, workdir: str, labelled: Labelled) -> None:
-    """Writes the accuracy on the test pictures into `result.json`."""
-    test, source = labelled.test, trained.run.source
-    predictions, labels = predict(trained, test.test)
-    found = figures([predictions], labels, source.num_classes)
-    count = _labels(config)
-    results.write(
-        workdir,
-        _ENTRY,
-        {
-            'fine_tuned': {count: found},
-            'step': trained.figures['steps'],
-            'data': _about_data(config, test.test_split, source, labels, test.name),
-            'settings': config.finetune.to_dict() | {'seed': config.seed},
-        },
+def _test(trained: Trained, workdir: str, labelled: Labelled) -> None:
+    """Compares the classifier with other ways to use the labels; writes figures and a report."""
+    run = trained.run
+    data = dataclasses.replace(
+        labelled.test, train=run.source, train_split=run.config.data.train_split
     )
+    own, _ = predict(trained, data.test)
+    fits = Fits(run, lambda variables: predict(trained.with_(variables), data.test)[0])
+    subject = _frozen(run) if run.start else None
+    found = comparison.compare(subject, run.config, workdir, data, own, fits)
     if parallel.is_main_process():
-        print(
-            f'\naccuracy  {100 * found["mean"]:.1f} % of {np.sum(labels >= 0):,} pictures of '
-            f'{test.name} ({test.test_split}), labels: {count}\n'
-            f'figures   {epath.Path(workdir) / "result.json"}',
-            flush=True,
-        )
+        print(f'\n{results.format_results(results.read(workdir))}\n', flush=True)
+        print(f'figures   {epath.Path(workdir) / "result.json"}', flush=True)
+        report = epath.Path(workdir) / 'report.html'
+        write_classifier_report(report, run, workdir, data, found)
+        print(f'report    {report}', flush=True)
 
 
-def _about_data(
-    config: ConfigDict, test_split: str, source: Source, labels: np.ndarray, name: str
-) -> dict[str, Any]:
-    _, counts = np.unique(labels[labels >= 0], return_counts=True)
-    return {
-        'name': name,
-        'train_split': config.data.train_split,
-        'test_split': test_split,
-        'train_pictures': source.num_examples,
-        'test_pictures': int(counts.sum()),
-        'largest_class': float(counts.max() / counts.sum()),  # what always guessing it gives
-    }
-
-
-def _labels(config: ConfigDict) -> str:
-    """Returns how many labels there were, as the tables call it."""
-    return epath.Path(config.finetune.labels).name.removesuffix('.txt')
+def _frozen(run: Run) -> Subject:
+    """Returns the encoder as it was before, which sees pictures as the classifier does."""
+    subject = subject_of(run.start, run.config.start.encoder, run.mesh, run.config)
+    source = run.source
+    preprocess = preprocess_of(run.config, source.image_shape[-1], source.intensity)
+    return dataclasses.replace(subject, preprocess=preprocess)
 
 
 def _describe(config: ConfigDict, workdir: str, source: Source, labelled: Labelled) -> str:

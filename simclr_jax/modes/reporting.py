@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import simclr_jax
@@ -91,7 +92,7 @@ def write_run_report(
             'input_wait': f'{share:.1%} of the time' + (f': {advice}' if advice else ''),
             'bad_pictures': len(run.source.bad) or None,
             **alarms(metrics),
-            **_circumstances(subject),
+            **circumstances(subject.mesh),
         },
         metrics=metrics,
         chance={} if chance is None else {'loss': chance},
@@ -139,7 +140,7 @@ def write_encoder_report(
             'workdir': str(epath.Path(workdir)),
             'seed': config.seed,
             'bad_pictures': len(train.source.bad) or None,
-            **_circumstances(subject),
+            **circumstances(subject.mesh),
         },
         config_text=json.dumps(described, indent=1),
         **_found(subject, config, results.read(workdir), train, test),
@@ -160,8 +161,9 @@ def _found(
     }
 
 
-def _circumstances(subject: Subject) -> dict[str, str]:
-    devices = subject.mesh.devices
+def circumstances(mesh: Mesh) -> dict[str, str]:
+    """Returns what a run's figures were made with, and when."""
+    devices = mesh.devices
     return {
         'devices': f'{devices.size} x {devices.flat[0].device_kind}',
         'versions': _versions(),

@@ -2,7 +2,13 @@
 
 {"pretrain": {"seconds": ..., "steps": ..., ...},
  "knn": {"encoder": {"all": {"mean": 0.98, "std": 0.0}, ...}, "untrained": ..., "raw_pixels": ...,
-         "step": 900, "data": {"name": "digits", "test_split": "test", ...}, "settings": {...}}}
+         "step": 900, "data": {"name": "digits", "test_split": "test", ...}, "settings": {...}},
+ "finetune": {"fine_tuned": {"all": {"mean": 0.99, "std": 0.0, "draws": [...], "per_class": [...],
+              "top_5": {"mean": ..., "std": ...}}, "10": ..., "1": ...},
+              "linear": ..., "knn": ..., "scratch": ..., "weights": {...}, "data": {...}, ...}}
+
+The accuracies of `finetune` are test accuracies of the ways to use labels; `per_class` has null for
+a class without test pictures, and `top_5` is there with more than ten classes.
 
 Of an encoder that no run of the workdir made, `weights` stand where the step would: `path`,
 `layout`, `checksum`, `architecture` and `preprocess`.
@@ -16,8 +22,10 @@ from etils import epath
 
 from simclr_jax import files, parallel
 from simclr_jax.config import PROBES
+from simclr_jax.report.classifier import accuracy_table
 from simclr_jax.report.html import format_table
 
+FINETUNE = 'finetune'  # the entry of a comparison of ways to use labels
 _NAME = 'result.json'
 _ABOUT = (
     'step',
@@ -58,8 +66,10 @@ def subject(entry: Entry) -> str:
     )
     if weights := entry.get('weights'):
         text += f'{weights["path"]} ({weights["layout"]}, checksum {weights["checksum"][:12]})'
-    else:
+    elif 'step' in entry:
         text += f'step {entry["step"]:,}'
+    else:
+        text += 'from scratch'
     if layer := entry['settings'].get('eval_layer'):
         text += f', layer {layer} of the head'
     if data['pretrained_on']:
@@ -82,7 +92,7 @@ def by_subject(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def format_results(result: dict[str, Any]) -> str:
     """Returns the accuracies as text, each table below what it is of."""
-    return '\n\n'.join(
-        f'Accuracy in percent on {about}\n\n{format_table(table)}'
-        for about, table in by_subject(result).items()
-    )
+    tables = [(about, format_table(table)) for about, table in by_subject(result).items()]
+    if entry := result.get(FINETUNE):
+        tables.append((subject(entry), format_table(accuracy_table(figures(entry)), 'accuracy')))
+    return '\n\n'.join(f'Accuracy in percent on {about}\n\n{table}' for about, table in tables)

@@ -19,7 +19,7 @@ from simclr_jax.evaluate.parts import Parts
 from simclr_jax.evaluate.rows import Rows
 from simclr_jax.evaluate.transfer import STRENGTHS, Part, transfer_eval
 from simclr_jax.modes import results
-from simclr_jax.modes.embed import check_colours, embed_missing, load_encoder, made_by_first
+from simclr_jax.modes.picture_parts import check_colours, embed_missing, load, made_by_first
 from simclr_jax.modes.transfer_data import (
     TEST,
     TRAIN,
@@ -60,7 +60,7 @@ def main(*, encoder: str, data: str, workdir: str) -> None:
     """
     interruption.install(_GOES_ON)
     chosen = choose(data)
-    loaded = load_encoder(encoder)
+    loaded = load(encoder)
     about = _about(encoder, loaded.weights)
     _check_workdir(workdir, encoder, about)
     opened = {one.name: open_pictures(one) for one in chosen}

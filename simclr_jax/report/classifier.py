@@ -102,11 +102,11 @@ def write_classifier(
       path: the HTML file.
       title: the heading.
       summary: what was run: names and values.
-      comparison: `{way: {labels: {'mean', 'std', ...}}}`; 'fine_tuned' is among the ways.
-      labels_of_all: labels a class, on the average, where all are used.
+      comparison: `{way: {labels: {'mean', 'std', ...}}}`, as `evaluate.comparison` has them.
+      labels_of_all: labels a class that the run has, on the average.
       notes: sentences below the table.
       test_size: how many pictures the accuracies are of.
-      confusion: of the classifier that was fine-tuned on all labels, `[class, class]`.
+      confusion: of the classifier that was trained on all labels of the run, `[class, class]`.
       label_names: of the classes.
       mistakes: of the same classifier.
       metrics: of its training, rows as `read_metrics` returns them.
@@ -142,12 +142,15 @@ def write_classifier(
 def _curve(comparison: Mapping[str, Mapping[str, Any]], labels_of_all: float) -> str:
     ways = {
         _SHOWN[way]: [
-            Point(labels_of_all if labels == 'all' else float(labels), value['mean'], value['std'])
+            Point(
+                float(labels) if labels.isdecimal() else labels_of_all, value['mean'], value['std']
+            )
             for labels, value in figures.items()
         ]
         for way, figures in comparison.items()
     }
-    picture = scroll_box('How many labels', learning_curve(ways, labels_of_all))
+    everything = labels_of_all if any('all' in figures for figures in comparison.values()) else None
+    picture = scroll_box('How many labels', learning_curve(ways, everything))
     return (
         f'<div class="curve">{picture}</div><p>A dot is the mean over the draws, a band one '
         'standard deviation to either side.</p>'
@@ -157,7 +160,7 @@ def _curve(comparison: Mapping[str, Mapping[str, Any]], labels_of_all: float) ->
 def _confusion(counts: np.ndarray, names: Sequence[str]) -> str:
     picture = scroll_box('Confusion matrix', confusion_matrix(counts, names))
     text = (
-        'Of the classifier that was fine-tuned on all labels. A row is a class, a column what its '
+        'Of the classifier that this run trained. A row is a class, a column what its '
         'pictures were taken for; at the right the share of its pictures that are right.'
     )
     wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))

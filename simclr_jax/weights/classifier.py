@@ -53,7 +53,7 @@ class Classifier(Encoder):
     @functools.cached_property
     def network(self) -> ClassifierNetwork:
         """`network.apply(weights.variables, inputs, train=False)` gives features and logits."""
-        return self.architecture.network(len(self.names), self.dtype)
+        return self.weights.network(self.dtype)
 
     def predict(self, images: Images, top: int | None = None) -> Prediction:
         """Returns the likeliest label of each picture, or the `top` likeliest ones.

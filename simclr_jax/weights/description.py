@@ -157,6 +157,10 @@ class Weights:
     variables: Tree
     classifier: Classifier | None = None
 
+    def network(self, dtype: str = 'float32') -> ClassifierNetwork:
+        """Returns the module that gives features and logits, of weights with a classifier."""
+        return self.architecture.network(len(self.classifier.names), dtype)
+
 
 def without_classifier(weights: Weights) -> Weights:
     """Returns the encoder alone, with the layers of a projection head that it may end in."""

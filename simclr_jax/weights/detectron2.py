@@ -20,6 +20,7 @@ from simclr_jax.weights import readme, torch_layout, torchvision
 from simclr_jax.weights.description import Weights
 
 PACKAGES = ('torch', 'detectron2')
+CLASSIFIES = False  # its ResNets are backbones
 INPUT = 'nchw'
 FILES = "`encoder.pkl` is for detectron2's ResNets, in the layout of MoCo's converter."
 _AUTHOR = 'simclr_jax'

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 
 from simclr_jax.config import ConfigError, RunError
-from simclr_jax.weights import formats, native, parity, readme
-from simclr_jax.weights.description import Weights
+from simclr_jax.weights import formats, heads, native, parity, readme
+from simclr_jax.weights.description import Weights, without_classifier
 
 # What an export consists of, and nothing else: --overwrite deletes no other folder.
 _OWN = {
@@ -19,6 +19,7 @@ _OWN = {
     'encoder.stablehlo',
     'model.safetensors',
     'preprocessor_config.json',
+    native.CLASSIFIER_NAME,
     native.NAME,
 }
 
@@ -55,7 +56,8 @@ def export(
     """Writes the folder in one move, once the library has been seen to compute the same.
 
     Args:
-      weights: the encoder.
+      weights: the encoder, or classifier, whose probabilities are then the plain softmax (or
+        sigmoid) of what the library computes: its temperature is written into the weights.
       name: of the format.
       place: the folder; an older export there is replaced.
       pictures: uint8 `[n, size, size, channel]`, to compare features of.
@@ -70,6 +72,10 @@ def export(
         was there before stays.
     """
     module = formats.module_of(name)
+    if not getattr(module, 'CLASSIFIES', True):
+        weights = without_classifier(weights)
+    elif name != 'native':
+        weights = heads.with_temperature_inside(weights)
     module.check(weights)
     aside = place.with_name(f'.{place.name}.{os.getpid()}.tmp')
     made = aside / place.name
@@ -109,7 +115,7 @@ def _proof(
     )
     if not difference <= parity.TOLERANCE:
         raise RunError(
-            f'--format={name}: the features are not the same: {found}. At most '
+            f'--format={name}: the {readme.result_of(weights)} are not the same: {found}. At most '
             f'{parity.TOLERANCE:.0e} is allowed; nothing was written'
         )
     return f'Compared with simclr_jax: {found}.'

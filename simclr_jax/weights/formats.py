@@ -3,6 +3,7 @@
 A module of a format has
 
 * `PACKAGES`: what has to be installed for the proof; `NEEDED`, where it writes by a package;
+* `CLASSIFIES = False`, where it leaves out a classifier;
 * `INPUT`: what the loaded model takes, 'nchw' (normalized float32), 'nhwc' (the same) or 'uint8'
   (pixels `[n, size, size, channel]`);
 * `check(weights)`, which raises ConfigError for what the format cannot express;

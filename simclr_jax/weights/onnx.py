@@ -15,7 +15,7 @@ FILES = (
 
 
 def check(weights: Weights) -> None:
-    """Every encoder can be written so."""
+    """Every encoder and every classifier can be written so."""
 
 
 def write(weights: Weights, folder: pathlib.Path) -> None:
@@ -39,9 +39,9 @@ def lines(weights: Weights, folder: str) -> list[str]:
 
 
 def features(weights: Weights) -> str:
-    """Returns the expression that turns `images` into features."""
-    del weights
-    return "session.run(['features'], {'images': images})[0]"
+    """Returns the expression that turns `images` into features, or logits."""
+    output = 'logits' if weights.classifier else 'features'
+    return f"session.run(['{output}'], {{'images': images}})[0]"
 
 
 def use(weights: Weights) -> list[str]:

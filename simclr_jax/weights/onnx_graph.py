@@ -4,6 +4,7 @@ Every layer that the encoders have is here, with every padding: nothing goes thr
 names are those of the variables, and nothing is dropped on the way.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +23,10 @@ OPSET, IR_VERSION = 17, 8  # of 2022: the first with LayerNormalization
 
 
 def build(weights: Weights) -> onnx.ModelProto:
-    """Returns the model: `images` float32 `[n, channel, size, size]` to `features` `[n, dim]`."""
+    """Returns the model: `images` float32 `[n, channel, size, size]` to `features` `[n, dim]`.
+
+    With a classifier its outputs are `logits` `[n, label]` and `features`.
+    """
     module, graph = weights.architecture.module(), _Graph(weights.variables)
     size, channels = weights.preprocess.size, weights.preprocess.channels
     if isinstance(module.encoder, ResNet):
@@ -32,14 +36,23 @@ def build(weights: Weights) -> onnx.ModelProto:
     if module.head_layers:
         made = _head(graph, made, module)
     graph.add('Identity', [made], name='features')
+    outputs = [('features', graph.dim)]
+    if weights.classifier:
+        graph.add('Identity', [graph.dense('features', 'classifier')], name='logits')
+        outputs.insert(0, ('logits', graph.dim))
     images = helper.make_tensor_value_info('images', TensorProto.FLOAT, ['n', channels, size, size])
-    features = helper.make_tensor_value_info('features', TensorProto.FLOAT, ['n', graph.dim])
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ['n', dim]) for name, dim in outputs
+    ]
     made = helper.make_model(
-        helper.make_graph(graph.nodes, 'encoder', [images], [features], graph.constants),
+        helper.make_graph(graph.nodes, 'encoder', [images], outputs, graph.constants),
         opset_imports=[helper.make_opsetid('', OPSET)],
         ir_version=IR_VERSION,
         producer_name='simclr_jax',
     )
+    if weights.classifier:
+        names = made.metadata_props.add()
+        names.key, names.value = 'labels', json.dumps(weights.classifier.names)
     onnx.checker.check_model(made, full_check=True)  # shapes, too
     return made
 

@@ -88,10 +88,15 @@ def prove(
 
 
 def features(weights: Weights, inputs: np.ndarray) -> np.ndarray:
-    """Returns our features of normalized pictures, `[n, dim]`, in full float32."""
-    module = weights.architecture.module()
+    """Returns our features, or logits, of normalized pictures, `[n, dim]`, in full float32."""
+    module = weights.network() if weights.classifier else weights.architecture.module()
+
+    def encode(variables, images):
+        made = module.apply(variables, images, train=False)
+        return made[1] if weights.classifier else made
+
     with jax.default_matmul_precision('highest'):
-        apply = jax.jit(lambda variables, images: module.apply(variables, images, train=False))
+        apply = jax.jit(encode)
         return np.concatenate(
             [apply(weights.variables, inputs[i : i + 1]) for i in range(len(inputs))]
         )

@@ -22,27 +22,53 @@ def readme(weights: Weights, name: str, folder: str, proof: str) -> str:
         shape = f'float32 [n, {preprocess.size}, {preprocess.size}, {preprocess.channels}]'
     else:
         shape = f'float32 [n, {preprocess.channels}, {preprocess.size}, {preprocess.size}]'
+    what, result = 'classifier' if weights.classifier else 'encoder', result_of(weights)
+    article = 'A' if weights.classifier else 'An'
     blocks = [
-        f'# An encoder for {name}',
+        f'# {article} {what} for {name}',
         f'{_what(weights)} {module.FILES}',
         'Load it, from the folder that this one is in:',
         _code(module.lines(weights, folder)),
-        f'It takes {shape} and gives float32 [n, {dim_of(weights)}]. From a picture:',
+        f'It takes {shape} and gives {result}, float32 [n, {dim_of(weights)}]. From a picture:',
         _code(
             [
                 'import numpy',
                 'import PIL.Image',
                 '',
                 "picture = PIL.Image.open('picture.jpg')",
-                *module.use(weights),
+                *[line.replace('features = ', f'{result} = ') for line in module.use(weights)],
             ]
         ),
+        *_labels(weights),
         '## What becomes of a picture',
         words(preprocess),
-        '## Is it the same encoder?',
+        f'## Is it the same {what}?',
         proof,
     ]
     return '\n\n'.join(blocks) + '\n'
+
+
+def result_of(weights: Weights) -> str:
+    """Returns what a model gives: 'logits' of a classifier, else 'features'."""
+    return 'logits' if weights.classifier else 'features'
+
+
+def _labels(weights: Weights) -> list[str]:
+    """Returns what is said of the labels, none of an encoder alone."""
+    classifier = weights.classifier
+    if classifier is None:
+        return []
+    function = 'The sigmoid of each' if classifier.several else 'The softmax of the logits'
+    gives = 'is the probability of its label' if classifier.several else 'has the probabilities'
+    divided = ''
+    if classifier.temperature != 1:
+        divided = f', once they are divided by the temperature, {classifier.temperature!r},'
+    names = ''.join(f'{number}. {name}\n' for number, name in enumerate(classifier.names))
+    return [
+        '## Labels',
+        f'{function}{divided} {gives}. The labels, in the order of the logits:',
+        names,
+    ]
 
 
 def _code(lines: list[str]) -> str:
@@ -66,7 +92,9 @@ def _what(weights: Weights) -> str:
         trained = f' It was read from a file with the layout {origin["layout"]}.'
     if architecture.head and not architecture.head_layers:
         trained += ' Its projection head is not in here.'
-    return f'This is a {", ".join(parts)}, without classifier.{trained}'
+    labels = len(weights.classifier.names) if weights.classifier else 0
+    ends = f'with a classifier of {labels:,} labels' if labels else 'without classifier'
+    return f'This is a {", ".join(parts)}, {ends}.{trained}'
 
 
 def words(preprocess: Preprocess) -> str:
@@ -126,8 +154,11 @@ def normalize_lines(weights: Weights, *, torch: bool = False) -> list[str]:
 
 
 def dim_of(weights: Weights) -> int:
-    """Returns the number of features."""
+    """Returns the number of features; of a classifier, of logits."""
     import jax
+
+    if weights.classifier:
+        return len(weights.classifier.names)
 
     preprocess = weights.preprocess
     shape = (1, preprocess.size, preprocess.size, preprocess.channels)

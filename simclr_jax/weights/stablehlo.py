@@ -23,7 +23,7 @@ _PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def check(weights: Weights) -> None:
-    """Every encoder can be written so."""
+    """Every encoder and every classifier can be written so."""
 
 
 def write(weights: Weights, folder: pathlib.Path) -> None:
@@ -35,13 +35,18 @@ def write(weights: Weights, folder: pathlib.Path) -> None:
         inputs = normalize_images(images, preprocess.mean, preprocess.std)
         return module.apply(weights.variables, inputs, train=False)
 
+    @jax.jit
+    def classify(images: jax.Array) -> jax.Array:
+        inputs = normalize_images(images, preprocess.mean, preprocess.std)
+        return weights.network().apply(weights.variables, inputs, train=False)[1]
+
     size = preprocess.size
     shape = jax.export.symbolic_shape(f'n, {size}, {size}, {preprocess.channels}')
     # As exact as float32 is, on every chip: else TPUs and newer GPUs round to fewer bits.
     with jax.default_matmul_precision('highest'):
-        exported = jax.export.export(encode, platforms=_PLATFORMS)(
-            jax.ShapeDtypeStruct(shape, jnp.uint8)
-        )
+        exported = jax.export.export(
+            classify if weights.classifier else encode, platforms=_PLATFORMS
+        )(jax.ShapeDtypeStruct(shape, jnp.uint8))
     (folder / 'encoder.stablehlo').write_bytes(exported.serialize())
 
 

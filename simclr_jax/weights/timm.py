@@ -14,7 +14,7 @@ import numpy as np
 from simclr_jax.config import ConfigError
 from simclr_jax.models.factory import RESNETS, VITS
 from simclr_jax.models.vit import EPSILON
-from simclr_jax.weights import formats, torch_layout, torchvision
+from simclr_jax.weights import formats, heads, torch_layout, torchvision
 from simclr_jax.weights.description import Preprocess, Weights
 
 PACKAGES = ('torch', 'timm')
@@ -198,7 +198,7 @@ def check(weights: Weights) -> None:
 
 
 def to_tensors(weights: Weights) -> dict[str, np.ndarray]:
-    """Returns the state dict of a model with `num_classes=0`.
+    """Returns the state dict of a model, with its classifier if there is one.
 
     Raises:
       ConfigError: timm cannot express the encoder.
@@ -207,13 +207,14 @@ def to_tensors(weights: Weights) -> dict[str, np.ndarray]:
     architecture, size = weights.architecture, weights.preprocess.size
     names = torch_layout.encoder_names(weights)
     if not architecture.is_vit:
-        return torch_layout.write(weights, torch_layout.resnet_table(names, torchvision.RESNET))
+        tensors = torch_layout.write(weights, torch_layout.resnet_table(names, torchvision.RESNET))
+        return tensors | heads.to_tensors(weights, 'timm')
     tensors = torch_layout.write(weights, torch_layout.vit_table(names, VIT, _JOINED))
     if architecture.positions == 'sincos':
         dim, side = VITS[architecture.encoder]['dim'], size // architecture.patch_size
         token = architecture.pooling == 'token'
         tensors['pos_embed'] = torch_layout.position_tensor(side, dim, token)
-    return tensors
+    return tensors | heads.to_tensors(weights, 'timm')
 
 
 def config_of(weights: Weights) -> dict[str, Any]:
@@ -222,6 +223,7 @@ def config_of(weights: Weights) -> dict[str, Any]:
     channels, size = preprocess.channels, preprocess.size
     arguments: dict[str, Any] = {'in_chans': channels} if channels != 3 else {}
     features = weights.variables['params']['encoder']
+    labels = list(weights.classifier.names) if weights.classifier else []
     if architecture.is_vit:
         name, pooling = f'vit_{_NAMES[architecture.encoder]}_patch16_224', 'token'
         dim = VITS[architecture.encoder]['dim']
@@ -241,7 +243,8 @@ def config_of(weights: Weights) -> dict[str, Any]:
         )
     return {
         'architecture': name,
-        'num_classes': 0,
+        'num_classes': len(labels),
+        **({'label_names': labels} if labels else {}),
         'num_features': dim,
         'global_pool': pooling,
         'model_args': arguments,
@@ -253,7 +256,7 @@ def config_of(weights: Weights) -> dict[str, Any]:
             'crop_mode': 'center',
             'mean': torch_layout.per_channel(preprocess.mean, channels),
             'std': torch_layout.per_channel(preprocess.std, channels),
-            'num_classes': 0,
+            'num_classes': len(labels),
             'first_conv': 'patch_embed.proj' if architecture.is_vit else 'conv1',
             'classifier': 'head' if architecture.is_vit else 'fc',
         },

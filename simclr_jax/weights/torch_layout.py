@@ -19,6 +19,7 @@ from simclr_jax.config import ConfigError
 from simclr_jax.models.factory import RESNETS, VITS
 from simclr_jax.models.resnet import BottleneckBlock
 from simclr_jax.models.vit import sincos_positions
+from simclr_jax.weights import heads
 from simclr_jax.weights.description import (
     Architecture,
     Preprocess,
@@ -344,7 +345,7 @@ def metadata(weights: Weights) -> dict[str, str]:
     architecture = dataclasses.replace(weights.architecture, head=None)
     parts = (architecture, weights.preprocess)
     notes = {key: json.dumps(to_json(part)) for key, part in zip(_NOTES, parts, strict=True)}
-    return {'format': 'pt', **notes}
+    return {'format': 'pt', **notes, **heads.metadata(weights)}
 
 
 def noted(metadata: Mapping[str, str], path: str) -> tuple[Architecture, Preprocess] | None:

@@ -13,7 +13,7 @@ import numpy as np
 from simclr_jax.models.factory import RESNETS, VITS
 from simclr_jax.models.resnet import BottleneckBlock
 from simclr_jax.models.vit import EPSILON
-from simclr_jax.weights import formats, readme, torch_layout
+from simclr_jax.weights import formats, heads, readme, torch_layout
 from simclr_jax.weights.description import Architecture, Preprocess, Weights
 
 PACKAGES = ('torch', 'torchvision', 'safetensors')
@@ -166,7 +166,7 @@ def check(weights: Weights) -> None:
 
 
 def to_tensors(weights: Weights) -> dict[str, np.ndarray]:
-    """Returns the state dict of a model without its classifier.
+    """Returns the state dict of a model, with its classifier if there is one.
 
     Raises:
       ConfigError: torchvision cannot express the encoder.
@@ -175,12 +175,13 @@ def to_tensors(weights: Weights) -> dict[str, np.ndarray]:
     architecture, size = weights.architecture, weights.preprocess.size
     names = torch_layout.encoder_names(weights)
     if not architecture.is_vit:
-        return torch_layout.write(weights, torch_layout.resnet_table(names, RESNET))
+        tensors = torch_layout.write(weights, torch_layout.resnet_table(names, RESNET))
+        return tensors | heads.to_tensors(weights, 'torchvision')
     tensors = torch_layout.write(weights, torch_layout.vit_table(names, VIT, _JOINED))
     if architecture.positions == 'sincos':
         dim, side = VITS[architecture.encoder]['dim'], size // architecture.patch_size
         tensors[_POSITIONS] = torch_layout.position_tensor(side, dim, token=True)
-    return tensors
+    return tensors | heads.to_tensors(weights, 'torchvision')
 
 
 def write(weights: Weights, folder: pathlib.Path) -> None:
@@ -207,6 +208,7 @@ def lines(weights: Weights, folder: str) -> list[str]:
     """Returns the Python lines that load an exported file as `model`, strictly."""
     architecture, channels = weights.architecture, weights.preprocess.channels
     made = _vit_lines(weights) if architecture.is_vit else _resnet_lines(architecture, channels)
+    made.append(_head_line(weights))
     return [
         'import torch',
         'import torchvision',
@@ -243,7 +245,15 @@ def _resnet_lines(architecture: Architecture, channels: int) -> list[str]:
         result.append(f'model.conv1 = torch.nn.Conv2d({sizes}, bias=False)')
     if architecture.stem == 'small':
         result.append('model.maxpool = torch.nn.Identity()')
-    return [*result, 'model.fc = torch.nn.Identity()']
+    return result
+
+
+def _head_line(weights: Weights) -> str:
+    place = 'heads' if weights.architecture.is_vit else 'fc'
+    if weights.classifier is None:
+        return f'model.{place} = torch.nn.Identity()'
+    dim, labels = np.shape(weights.variables['params']['classifier']['kernel'])
+    return f'model.{heads.key_of(weights, "torchvision")} = torch.nn.Linear({dim}, {labels})'
 
 
 def _vit_lines(weights: Weights) -> list[str]:
@@ -265,4 +275,4 @@ def _vit_lines(weights: Weights) -> list[str]:
     if weights.preprocess.channels != 3:
         sizes = f'{weights.preprocess.channels}, {dim}, {patch}, {patch}'
         result.append(f'model.conv_proj = torch.nn.Conv2d({sizes})')
-    return [*result, 'model.heads = torch.nn.Identity()']
+    return result

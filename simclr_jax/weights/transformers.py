@@ -14,7 +14,7 @@ import numpy as np
 from simclr_jax.config import ConfigError
 from simclr_jax.models.factory import RESNETS, VITS
 from simclr_jax.models.resnet import BottleneckBlock
-from simclr_jax.weights import formats, torch_layout
+from simclr_jax.weights import formats, heads, torch_layout
 from simclr_jax.weights.description import Preprocess, Weights
 
 PACKAGES = ('torch', 'transformers')
@@ -252,6 +252,9 @@ def check(weights: Weights) -> None:
 def to_tensors(weights: Weights) -> dict[str, np.ndarray]:
     """Returns the tensors of a `ViTModel` without pooling layer, or of a `ResNetModel`.
 
+    With a classifier, they are those of a `ViTForImageClassification` or
+    `ResNetForImageClassification`.
+
     Raises:
       ConfigError: transformers cannot express the encoder.
     """
@@ -259,21 +262,48 @@ def to_tensors(weights: Weights) -> dict[str, np.ndarray]:
     architecture, size = weights.architecture, weights.preprocess.size
     names = torch_layout.encoder_names(weights)
     if not architecture.is_vit:
-        return torch_layout.write(weights, _resnet_table(names, RESNET))
+        tensors = torch_layout.write(weights, _resnet_table(names, RESNET))
+        return _with_head(weights, tensors, 'resnet.')
     tensors = torch_layout.write(weights, torch_layout.vit_table(names, VIT))
     if architecture.positions == 'sincos':
         dim, side = VITS[architecture.encoder]['dim'], size // architecture.patch_size
         tensors[_POSITIONS] = torch_layout.position_tensor(side, dim, token=True)
-    return tensors
+    return _with_head(weights, tensors, 'vit.')
+
+
+def _with_head(
+    weights: Weights, tensors: dict[str, np.ndarray], prefix: str
+) -> dict[str, np.ndarray]:
+    """Returns the tensors of the encoder as part of a model with a classifier, if it has one."""
+    if weights.classifier is None:
+        return tensors
+    made = {prefix + key: value for key, value in tensors.items()}
+    return made | heads.to_tensors(weights, 'transformers')
+
+
+def _class_of(weights: Weights) -> str:
+    name = 'ViT' if weights.architecture.is_vit else 'ResNet'
+    return f'{name}ForImageClassification' if weights.classifier else f'{name}Model'
 
 
 def config_of(weights: Weights) -> dict[str, Any]:
     """Returns `config.json`."""
+    config = _config_of(weights)
+    if weights.classifier:
+        names = weights.classifier.names
+        config['id2label'] = {str(number): name for number, name in enumerate(names)}
+        config['label2id'] = {name: number for number, name in enumerate(names)}
+        several = weights.classifier.several
+        config['problem_type'] = f'{"multi" if several else "single"}_label_classification'
+    return config
+
+
+def _config_of(weights: Weights) -> dict[str, Any]:
     architecture, channels = weights.architecture, weights.preprocess.channels
     if architecture.is_vit:
         fields = VITS[architecture.encoder]
         return {
-            'architectures': ['ViTModel'],
+            'architectures': [_class_of(weights)],
             'model_type': 'vit',
             'hidden_size': fields['dim'],
             'num_hidden_layers': fields['depth'],
@@ -292,7 +322,7 @@ def config_of(weights: Weights) -> dict[str, Any]:
     bottleneck = fields['block'] is BottleneckBlock
     stem = 64 * architecture.width
     return {
-        'architectures': ['ResNetModel'],
+        'architectures': [_class_of(weights)],
         'model_type': 'resnet',
         'num_channels': channels,
         'embedding_size': stem,
@@ -334,7 +364,9 @@ def write(weights: Weights, folder: pathlib.Path) -> None:
 
 
 def features(weights: Weights) -> str:
-    """Returns the expression that turns `images` into features."""
+    """Returns the expression that turns `images` into features, or logits."""
+    if weights.classifier:
+        return 'model(images).logits'
     if weights.architecture.is_vit:
         return 'model(images).last_hidden_state[:, 0]'
     return 'model(images).pooler_output.flatten(1)'
@@ -355,8 +387,8 @@ def use(weights: Weights) -> list[str]:
 
 def strict(weights: Weights, folder: str) -> list[str]:
     """Returns lines that fail where the model would take what is not in the file from elsewhere."""
-    kind = 'ViTModel' if weights.architecture.is_vit else 'ResNetModel'
-    more = ', add_pooling_layer=False' if weights.architecture.is_vit else ''
+    kind = _class_of(weights)
+    more = ', add_pooling_layer=False' if kind == 'ViTModel' else ''
     return [
         f"_, info = {kind}.from_pretrained('{folder}'{more}, output_loading_info=True)",
         'assert not any(info.values()), info',
@@ -365,8 +397,8 @@ def strict(weights: Weights, folder: str) -> list[str]:
 
 def lines(weights: Weights, folder: str) -> list[str]:
     """Returns the Python lines that load an exported folder as `model`."""
-    kind = 'ViTModel' if weights.architecture.is_vit else 'ResNetModel'
-    more = ', add_pooling_layer=False' if weights.architecture.is_vit else ''
+    kind = _class_of(weights)
+    more = ', add_pooling_layer=False' if kind == 'ViTModel' else ''
     return [
         f'from transformers import AutoImageProcessor, {kind}',
         '',

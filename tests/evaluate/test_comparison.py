@@ -94,6 +94,8 @@ def test_what_is_of_other_data_or_damaged_counts_as_missing(tmp_path):
     for mine, theirs in zip(kept.load(trials[3]), random_predictions(3), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert Trials(tmp_path / 'comparison', {'test': 'b'}).missing(trials) == trials
+    other = Trials(tmp_path / 'comparison', {'test': 'a'}, {'knn': {'k': 5}})
+    assert other.missing(trials) == [trial for trial in trials if trial.way == 'knn']
     damaged = tmp_path / 'comparison' / f'{trials[2].name}.npz'
     content = damaged.read_bytes()
     for broken in (b'', content[:-100], b'x' * 100, content[:300] + b'\xff' + content[301:]):

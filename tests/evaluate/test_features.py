@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import parallel
-from simclr_jax.evaluate.features import extract_features
+from simclr_jax.evaluate.features import extract_features, make_extraction
 from simclr_jax.models.factory import create_encoder
 
 ENCODER = create_encoder('resnet_tiny', image_size=8, widths=(4, 8, 8))
@@ -58,3 +58,13 @@ def test_raw_pixels_of_large_images_are_shrunk():
     small = _shrink(image)
     assert small.shape == (2, 32, 32, 3)
     np.testing.assert_allclose(small[0, 4, 4], image[0, 8:10, 0].mean(0), atol=1e-3)
+
+
+def test_the_same_encoder_is_compiled_once_for_several_sets_of_variables():
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    options = {'mean': (0.5,), 'std': (0.25,), 'raw_pixels': False}
+    first, again = (make_extraction({'encoder': ENCODER}, mesh, **options) for _ in range(2))
+    assert first is again
+    other = create_encoder('resnet_tiny', image_size=8, widths=(4, 8, 16))
+    assert make_extraction({'encoder': other}, mesh, **options) is not first
+    assert make_extraction({'encoder': ENCODER}, mesh, **options | {'std': (1.0,)}) is not first
