@@ -165,7 +165,7 @@ def validate(config: ConfigDict) -> None:
     check(ok, 'linear_eval.learning_rates', 'must hold numbers above 0, as (0.1, 0.3)')
     for mode in fields['eval.after_pretrain']:
         want = f'must hold some of {", ".join(PROBES)}, or nothing'
-        check(mode in PROBES, 'eval.after_pretrain', want)
+        check(mode in tuple(PROBES), 'eval.after_pretrain', want)
     for field in ('data.mean', 'data.std'):
         ok = len(fields[field]) in (1, 3) and all(isinstance(x, float) for x in fields[field])
         check(ok, field, 'must hold one number for gray or three for colour images')
