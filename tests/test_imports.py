@@ -51,6 +51,8 @@ CONFIGS = {
 TENSORFLOW = {
     'augment/tf_draws.py',
     'augment/tf_ops.py',
+    'augment/tf_rand_augment.py',
+    'augment/tf_some.py',
     'data/decode.py',
     'data/digits.py',
     'data/imagenet100.py',

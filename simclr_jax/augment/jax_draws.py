@@ -4,9 +4,12 @@ The draws are a function of (seed, step, example, view), and nothing else: not o
 batch, nor of the devices.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.augment import rand_augment
 from simclr_jax.augment.recipe import CROP_TRIES, JITTER, MIN_OBJECT_COVERED, ViewRecipe
 
 # Where each parameter's uniform number lies among those of one view; the crop's come first.
@@ -21,6 +24,9 @@ _SLOTS = (
     'sigma',
     'solarize',
 )
+
+# Folds of an example's key; the parameters above are drawn from the key itself.
+_RAND_AUGMENT = 1
 
 Parameters = dict[str, jax.Array]
 
@@ -46,6 +52,9 @@ def sample_parameters(recipe: ViewRecipe, keys: jax.Array) -> Parameters:
         return between(name, max(0.0, 1 - strength), 1 + strength)
 
     additive = recipe.brightness_mode == 'additive'
+    more = {}
+    if recipe.rand_augment:
+        more = _sample_operations(rand_augment.parse(recipe.rand_augment), keys)
     order = jnp.stack([slots[f'order{i}'] for i in range(len(JITTER))], axis=1)
     return {
         # in [0, 1): size, aspect, y, x of each try
@@ -64,6 +73,32 @@ def sample_parameters(recipe: ViewRecipe, keys: jax.Array) -> Parameters:
         'blur': slots['blur'] < recipe.blur_probability,
         'sigma': between('sigma', *recipe.blur_sigma),
         'solarize': slots['solarize'] < recipe.solarize_probability,
+        **more,
+    }
+
+
+def _sample_operations(recipe: rand_augment.RandAugment, keys: jax.Array) -> Parameters:
+    """RandAugment's `operations` int32 and `arguments` float32, `[n, layer]`."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _RAND_AUGMENT)
+    shape = (4, recipe.layers)
+    uniforms = jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
+    which, applied, strength, sign = (uniforms[:, i] for i in range(4))
+    operation = jnp.floor(which * len(rand_augment.OPERATIONS)).astype(jnp.int32)
+    if math.isinf(recipe.std):
+        magnitude = strength * recipe.magnitude
+    else:
+        magnitude = jnp.full(strength.shape, recipe.magnitude)
+        if recipe.std > 0:
+            magnitude += recipe.std * jax.scipy.special.ndtri(strength)
+    level = jnp.clip(magnitude, 0, recipe.largest) / rand_augment.LEVELS
+    base, slope, signed, whole, least, most = (
+        jnp.array(column, jnp.float32)[operation] for column in recipe.columns
+    )
+    term = slope * level * jnp.where((signed > 0) & (sign < 0.5), -1, 1)
+    term = jnp.where(whole > 0, jnp.trunc(term * rand_augment.OVER), term)
+    return {
+        'operations': jnp.where(applied < recipe.probability, operation, rand_augment.NONE),
+        'arguments': jnp.clip(base + term, least, most),
     }
 
 

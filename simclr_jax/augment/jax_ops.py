@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax.augment.jax_draws import Parameters, crop_boxes, sample_parameters, view_keys
+from simclr_jax.augment.jax_rand_augment import rand_augment
 from simclr_jax.augment.recipe import JITTER, ViewRecipe, kernel_size
 
 
@@ -143,6 +144,9 @@ def distort(
         images = _select(parameters['flip'], flip(images), images)
     if recipe.rotation > 0:
         images = rotate(images, parameters['rotation'])
+    if recipe.rand_augment:
+        drawn = parameters['operations'], parameters['arguments']
+        images = rand_augment(images, *drawn, recipe.interpolation, recipe.rand_augment_fill)
     grays = images.shape[-1] == 3 and recipe.grayscale_probability > 0
     if grays and recipe.grayscale_first:
         images = _select(parameters['grayscale'], to_grayscale(images), images)

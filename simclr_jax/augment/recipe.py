@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from simclr_jax.augment import rand_augment
+
 # SimCLR lets TensorFlow's sampler try 100 times; where ten tries fail, the image is so elongated
 # that hardly any box fits.
 CROP_TRIES = 10
@@ -16,12 +18,15 @@ _CHOICES = {
     'brightness_mode': ('multiplicative', 'additive'),
     'colour_mode': ('tensorflow', 'blend'),
     'blur_edges': ('zeros', 'extend'),
+    'erase_mode': ('const', 'pixel'),
 }
-_PROBABILITIES = ('flip', 'jitter', 'grayscale', 'blur', 'solarize')
+_PROBABILITIES = ('flip', 'jitter', 'grayscale', 'blur', 'solarize', 'erase')
 _RANGES = {  # field -> the largest value its upper end may have
     'crop_area': 1.0,
     'crop_aspect': math.inf,
     'blur_sigma': math.inf,
+    'erase_area': 1.0,
+    'erase_aspect': math.inf,
 }
 _LIMITS = {  # field -> the largest value; the smallest is 0
     'rotation': 180.0,
@@ -60,6 +65,11 @@ class ViewRecipe:
     antialias: bool = False
     flip_probability: float = 0.5  # left to right, in [0, 1]
     rotation: float = 0.0  # degrees around the centre, in +- this, black beyond; in [0, 180]
+    # timm's RandAugment, in its words, as 'rand-m9-mstd0.5-inc1'; '': none. What is turned, sheared
+    # or moved is interpolated as the crop.
+    rand_augment: str = ''
+    # Beyond the edges, levels in [0, 255]: ImageNet's mean colour, as in timm.
+    rand_augment_fill: tuple[float, float, float] = (124.0, 116.0, 104.0)
     # Of the four colour operations together, in random order, in [0, 1].
     jitter_probability: float = 0.8
     brightness: float = 0.8  # factor in 1 +- this, not below 0 (or addend in +- this)
@@ -78,6 +88,12 @@ class ViewRecipe:
     blur_edges: str = 'zeros'  # beyond the edges lie zeros, or ('extend', PIL) the edge's pixels
     solarize_probability: float = 0.0  # in [0, 1]
     solarize_threshold: float = 0.5  # values at or above it are inverted, in [0, 1]
+    # Random erasing (`erasing.py`), in [0, 1]; the last operation, after pixels are normalized.
+    erase_probability: float = 0.0
+    erase_mode: str = 'const'  # boxes of the mean colour; 'pixel': of normal noise, as in MAE
+    erase_area: tuple[float, float] = (0.02, 1 / 3)  # share of the picture's, of all boxes, (0, 1]
+    erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)  # height / width of a box, above 0
+    erase_count: int = 1  # boxes a picture: 1 to this many; in [1, 16]
 
     def __post_init__(self):
         for name, choices in _CHOICES.items():
@@ -93,6 +109,18 @@ class ViewRecipe:
         for name, top in _LIMITS.items():
             value = getattr(self, name)
             self._require(name, 0 <= value <= top and value < math.inf, f'a number in [0, {top}]')
+
+        count, fill = self.erase_count, self.rand_augment_fill
+        valid = type(count) is int and 1 <= count <= 16
+        self._require('erase_count', valid, 'a whole number in [1, 16]')
+        valid = isinstance(fill, tuple) and len(fill) == 3
+        valid = valid and all(type(x) in (int, float) and 0 <= x <= 255 for x in fill)
+        self._require('rand_augment_fill', valid, 'three levels in [0, 255]')
+        if self.rand_augment:
+            try:
+                rand_augment.parse(self.rand_augment)
+            except ValueError as error:
+                raise ValueError(f'rand_augment={self.rand_augment!r}: {error}') from error
 
     def _require(self, name: str, valid: bool, wanted: str):
         if not valid:
@@ -164,6 +192,18 @@ DIGITS = ViewRecipe(
     grayscale_probability=0.0,
     blur_kernel_fraction=0.4,
     blur_sigma=(0.3, 1.0),
+)
+
+# timm's views for fine-tuning a ViT, as MAE sets them (`main_finetune.py`, `util/datasets.py`).
+MAE_FINETUNE = ViewRecipe(
+    crop_sampler='torchvision',
+    rand_augment='rand-m9-mstd0.5-inc1',
+    jitter_probability=0.0,
+    grayscale_probability=0.0,
+    blur_probability=0.0,
+    erase_probability=0.25,
+    erase_mode='pixel',
+    **PIL,
 )
 
 # The two views of each published recipe (view1, view2).

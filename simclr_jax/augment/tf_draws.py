@@ -3,10 +3,13 @@
 Stateless: the draws are a function of the seed alone.
 """
 
+import math
 import zlib
+from collections.abc import Callable
 
 import tensorflow as tf
 
+from simclr_jax.augment import rand_augment
 from simclr_jax.augment.recipe import CROP_TRIES, JITTER, MIN_OBJECT_COVERED, ViewRecipe
 
 Parameters = dict[str, tf.Tensor]
@@ -32,6 +35,9 @@ def sample_parameters(recipe: ViewRecipe, seed: tf.Tensor, size: int) -> Paramet
         strength = getattr(recipe, name)
         return uniform(name, (), max(0.0, 1 - strength), 1 + strength)
 
+    more = {}
+    if recipe.rand_augment:
+        more = _sample_operations(rand_augment.parse(recipe.rand_augment), uniform)
     additive = recipe.brightness_mode == 'additive'
     return {
         'crop': uniform('crop', (CROP_TRIES, 4)),  # in [0, 1): size, aspect, y, x of each try
@@ -49,6 +55,32 @@ def sample_parameters(recipe: ViewRecipe, seed: tf.Tensor, size: int) -> Paramet
         'blur': uniform('blur') < recipe.blur_probability,
         'sigma': uniform('sigma', (), *recipe.blur_sigma),
         'solarize': uniform('solarize') < recipe.solarize_probability,
+        **more,
+    }
+
+
+def _sample_operations(recipe: rand_augment.RandAugment, uniform: Callable) -> Parameters:
+    """RandAugment's `operations` int32 and `arguments` float32, `[size, layer]`."""
+    which, applied, strength, sign = (
+        uniform(f'rand_augment {name}', (recipe.layers,))
+        for name in ('operation', 'applied', 'strength', 'sign')
+    )
+    operation = tf.cast(which * len(rand_augment.OPERATIONS), tf.int32)
+    if math.isinf(recipe.std):
+        magnitude = strength * recipe.magnitude
+    else:
+        magnitude = tf.fill(tf.shape(strength), recipe.magnitude)
+        if recipe.std > 0:
+            magnitude += recipe.std * tf.math.ndtri(strength)
+    level = tf.clip_by_value(magnitude, 0, recipe.largest) / rand_augment.LEVELS
+    base, slope, signed, whole, least, most = (
+        tf.gather(tf.constant(column, tf.float32), operation) for column in recipe.columns
+    )
+    term = slope * level * tf.where((signed > 0) & (sign < 0.5), -1.0, 1.0)
+    term = tf.where(whole > 0, tf.sign(term) * tf.floor(tf.abs(term) * rand_augment.OVER), term)
+    return {
+        'operations': tf.where(applied < recipe.probability, operation, rand_augment.NONE),
+        'arguments': tf.clip_by_value(base + term, least, most),
     }
 
 

@@ -8,13 +8,14 @@ computed for those alone.
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from simclr_jax.augment.recipe import JITTER, ViewRecipe, kernel_size
 from simclr_jax.augment.tf_draws import Parameters
+from simclr_jax.augment.tf_rand_augment import rand_augment
+from simclr_jax.augment.tf_some import apply_to_some
 
 # Nothing here needs AutoGraph, which would make tracing three times as long.
 _plain = tf.autograph.experimental.do_not_convert
@@ -96,31 +97,34 @@ def cut_and_resize(
 
 @_plain
 def distort(images: tf.Tensor, recipe: ViewRecipe, parameters: Parameters) -> tf.Tensor:
-    """Flips, turns, jitters, greys, blurs and solarizes images by the parameters.
+    """Flips, turns, jitters, greys, blurs and solarizes images, and more, by the parameters.
 
     Images are float32 `[n, h, w, c]` in [0, 1], before and after.
     """
     planes = tf.transpose(images, [0, 1, 3, 2])
-    planes = _apply(flip, planes, recipe.flip_probability, parameters['flip'])
+    planes = apply_to_some(flip, planes, recipe.flip_probability, parameters['flip'])
     if recipe.rotation > 0:
         planes = rotate(planes, parameters['rotation'])
+    if recipe.rand_augment:
+        drawn = parameters['operations'], parameters['arguments']
+        planes = rand_augment(planes, *drawn, recipe.interpolation, recipe.rand_augment_fill)
     grays = recipe.grayscale_probability if planes.shape[2] == 3 else 0
     if recipe.grayscale_first:
-        planes = _apply(to_grayscale, planes, grays, parameters['grayscale'])
+        planes = apply_to_some(to_grayscale, planes, grays, parameters['grayscale'])
     if recipe.jitter_probability > 0:
         planes = _jitter(planes, recipe, parameters)
     if not recipe.grayscale_first:
-        planes = _apply(to_grayscale, planes, grays, parameters['grayscale'])
+        planes = apply_to_some(to_grayscale, planes, grays, parameters['grayscale'])
     kernel = kernel_size(recipe, planes.shape[1])
     if kernel > 1:
-        planes = _apply(
+        planes = apply_to_some(
             lambda chosen, sigma: gaussian_blur(chosen, sigma, kernel, recipe.blur_edges),
             planes,
             recipe.blur_probability,
             parameters['blur'],
             parameters['sigma'],
         )
-    planes = _apply(
+    planes = apply_to_some(
         lambda chosen: solarize(chosen, recipe.solarize_threshold),
         planes,
         recipe.solarize_probability,
@@ -157,28 +161,13 @@ def _jitter(planes, recipe, parameters):
         for name in names:
             # 0.5: some examples, never all of them.
             selected = tf.equal(turn, JITTER.index(name))
-            planes = _apply(clipped(name), planes, 0.5, selected, parameters[name])
+            planes = apply_to_some(clipped(name), planes, 0.5, selected, parameters[name])
         return planes
 
     for position in range(len(JITTER)):
         turn = tf.where(parameters['jitter'], parameters['order'][:, position], -1)
         planes = take_turn(planes, turn)
     return planes
-
-
-def _apply(
-    function: Callable, planes: tf.Tensor, probability: float, selected: tf.Tensor, *parameters
-) -> tf.Tensor:
-    """Planes with `function` applied to the selected ones; nothing is computed for the others."""
-    if probability == 0:
-        return planes
-    if probability == 1:
-        return function(planes, *parameters)
-    if planes.shape[0] == 1:
-        return tf.cond(selected[0], lambda: function(planes, *parameters), lambda: planes)
-    indices = tf.where(selected)
-    chosen = (tf.gather(values, indices[:, 0]) for values in (planes, *parameters))
-    return tf.tensor_scatter_nd_update(planes, indices, function(*chosen))
 
 
 def flip(planes: tf.Tensor) -> tf.Tensor:

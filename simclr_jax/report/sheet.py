@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from simclr_jax.augment.rand_augment import NONE, OPERATIONS
 from simclr_jax.augment.recipe import JITTER, ViewRecipe, kernel_size
 
 _TILE = 224  # pixels that an image of the sheet fits in
@@ -39,6 +40,11 @@ def describe(
     optional('flip', recipe.flip_probability, 'flip')
     if recipe.rotation > 0:
         lines.append(f'rotation {value["rotation"]:+.1f} degrees')
+    for place, argument in zip(
+        *(value.get(n, ()) for n in ('operations', 'arguments')), strict=True
+    ):
+        if place != NONE:
+            lines.append(f'{OPERATIONS[place]} {argument:+.2f}')
     optional('jitter', recipe.jitter_probability, 'jitter')
     if value['jitter']:
         names = [JITTER[i] for i in value['order']]
@@ -52,6 +58,8 @@ def describe(
     if kernel_size(recipe, image_size) > 1:
         optional('blur', recipe.blur_probability, f'blur, sigma {value["sigma"]:.2f}')
     optional('solarize', recipe.solarize_probability, 'solarize')
+    if recipe.erase_probability > 0:  # in the train step, after the pixels are normalized
+        lines.append(f'erased later: {recipe.erase_probability:.0%} of the views')
     return lines
 
 

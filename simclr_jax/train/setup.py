@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
 from simclr_jax import parallel
-from simclr_jax.augment import jax_ops
+from simclr_jax.augment import erasing, jax_ops
 from simclr_jax.data import sources
 from simclr_jax.data.factory import open_split
 from simclr_jax.methods.base import Method, Tree, is_supervised
@@ -21,7 +21,7 @@ from simclr_jax.optim.factory import create_optimizer
 from simclr_jax.optim.groups import Groups
 from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import TrainState, encoder_part, init_state
-from simclr_jax.train.step import Augment, make_train_step
+from simclr_jax.train.step import Augment, Erase, make_train_step
 from simclr_jax.weights.description import Weights
 from simclr_jax.workdir.checkpoint import abstract_like
 from simclr_jax.workdir.claim import Held
@@ -80,6 +80,14 @@ class Run:
             dtype=self.config.augment.dtype,
         )
 
+    @functools.cached_property
+    def erase(self) -> Erase | None:
+        """What erases parts of the views; None where no recipe does."""
+        recipes = config_lib.view_recipes(self.config)
+        if not any(recipe.erase_probability > 0 for recipe in recipes):
+            return None
+        return functools.partial(erasing.erase_views, recipes=recipes, seed=self.config.seed)
+
     def init(self) -> TrainState:
         """Returns the state at step 0 on the mesh, the same each time."""
         if self.start is None and self.config.start.encoder not in ('', config_lib.SCRATCH):
@@ -105,6 +113,7 @@ class Run:
         shapes = {'image': jax.ShapeDtypeStruct(image, jnp.uint8)}
         if self.augment:
             shapes['size'] = jax.ShapeDtypeStruct((count, 2), jnp.int32)
+        if self.augment or self.erase:
             shapes['index'] = jax.ShapeDtypeStruct((count,), jnp.int32)
         if self.probe or is_supervised(self.method):
             shapes['label'] = jax.ShapeDtypeStruct((count,), jnp.int32)
@@ -127,6 +136,7 @@ class Run:
             std=config.data.std,
             skip_nonfinite=config.health.on_nonfinite == 'skip',
             augment=self.augment,
+            erase=self.erase,
         )
         return step.trace(self.abstract_state(), self.abstract_batch())
 

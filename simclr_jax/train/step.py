@@ -16,6 +16,8 @@ from simclr_jax.train.state import TrainState
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 # From a batch and the step to views `[batch, view, height, width, channel]` in [0, 1].
 Augment = Callable[[dict[str, jax.Array], jax.Array], jax.Array]
+# From normalized views, the examples' indices `[batch]` and `step` to views.
+Erase = Callable[..., jax.Array]
 
 _EMBEDDINGS = 256  # images of a batch whose embeddings are measured, about
 
@@ -31,6 +33,7 @@ def make_train_step(
     std: tuple[float, ...],
     skip_nonfinite: bool = False,
     augment: Augment | None = None,
+    erase: Erase | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """Returns `step(state, batch) -> (state, metrics)`.
 
@@ -48,11 +51,14 @@ def make_train_step(
         always dropped. True: train on with the next batch. False: freeze the state, so that the
         host, which notices a few steps later, can save it unharmed.
       augment: makes the views of a batch at a step; where None the batch's `image` holds views.
+      erase: changes normalized views, where a recipe erases parts of them.
     """
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         images = augment(batch, state.step) if augment else batch['image']
         views = normalize_images(images, mean, std)
+        if erase:
+            views = erase(views, batch['index'], step=state.step)
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
         labels = {'labels': batch['label']} if is_supervised(method) else {}
         (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(

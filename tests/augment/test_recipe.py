@@ -36,6 +36,15 @@ from simclr_jax.augment.recipe import PRESETS, ViewRecipe, kernel_size
         ('blur_sigma', (0.0, 2.0)),
         ('blur_sigma', (2.0, 1.0)),
         ('solarize_threshold', 1.5),
+        ('rand_augment', 'rand-x1'),
+        ('rand_augment_fill', (124.0, 116.0)),
+        ('rand_augment_fill', (124.0, 116.0, 300.0)),
+        ('erase_probability', 1.1),
+        ('erase_mode', 'rand'),
+        ('erase_area', (0.0, 0.3)),
+        ('erase_aspect', (3.0, 0.3)),
+        ('erase_count', 0),
+        ('erase_count', True),
     ],
 )
 def test_a_value_out_of_range_is_named(name, value):
