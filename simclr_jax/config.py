@@ -106,7 +106,9 @@ def default() -> ConfigDict:
         'global'  # batch statistics over the global batch, 'groups' of rows, or each 'device'
     )
     config.model.norm_group_size = 32  # rows a group of 'groups'; SimCLR's count both views
-    config.model.pooling = 'token'  # of a ViT: the class token, or the 'mean' of the patches
+    # Of a ViT: the class 'token'; the 'mean' of the patches, without such a token; of the 'patches'
+    # beside it, and then a LayerNorm.
+    config.model.pooling = 'token'
     config.model.num_heads = 0  # of a ViT; 0: 3, 12, 12 and 16 from Ti to L. timm's ViT-S has 6
     config.model.patch_size = 16  # of a ViT, in pixels
     config.model.positions = 'sincos'  # of a ViT: fixed, or 'learned' for one picture size
@@ -165,6 +167,9 @@ def default() -> ConfigDict:
     config.finetune.frozen_norm = 'running'
     config.finetune.head_layers = 0  # of the projection head that are kept; 1 in SimCLR v2
     config.finetune.head_init = 'zero'  # 'normal': N(0, 0.01); 'trunc_normal': N(0, 2e-5), MAE's
+    # Of a ViT's outputs: its 'own', or the mean of the 'patches' and a new LayerNorm, as in MAE, in
+    # place of the class token and the last LayerNorm.
+    config.finetune.pooling = 'own'
     # Of the classifier, scaled as optimizer.learning_rate, that of the encoder; 0: the same.
     config.finetune.head_learning_rate = 0.0
     config.finetune.layer_decay = 1.0  # each block's rate, as a share of that of the block after it
@@ -188,8 +193,13 @@ def default() -> ConfigDict:
         'linear'  # x batch / 256; 'sqrt': x sqrt(batch); 'none'
     )
     config.optimizer.warmup_epochs = 10.0  # from 0: linear, with 'one_cycle' half a cosine
-    config.optimizer.schedule = 'cosine'  # to 0, as 'one_cycle'; 'steps': x 0.1 at decay_epochs
+    # 'cosine' falls to min_learning_rate, 'one_cycle' to 0; 'steps': x decay_factor at decay_epochs
+    config.optimizer.schedule = 'cosine'
     config.optimizer.decay_epochs = ()  # 'steps', such as (120.0, 160.0)
+    config.optimizer.decay_factor = 0.1  # 'steps'
+    config.optimizer.min_learning_rate = 0.0  # 'cosine'; it is not scaled
+    # The rate changes between epochs alone, as in many of PyTorch's scripts; without a warm-up.
+    config.optimizer.by_epoch = False
     config.optimizer.weight_decay = 1e-6
     config.optimizer.momentum = 0.9  # 'lars' and 'sgd'
     config.optimizer.nesterov = False  # 'sgd'

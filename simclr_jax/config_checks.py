@@ -42,7 +42,8 @@ _CHOICES = {
     'augment.backend': ('tf', 'jax'),
     'augment.dtype': ('float32', 'bfloat16'),
     'model.norm_scope': ('global', 'groups', 'device'),
-    'model.pooling': ('token', 'mean'),
+    'model.pooling': ('token', 'mean', 'patches'),
+    'finetune.pooling': ('own', 'patches'),
     'model.positions': ('sincos', 'learned'),
     'model.dtype': ('float32', 'bfloat16'),
     'health.on_nonfinite': ('stop', 'skip'),
@@ -78,6 +79,7 @@ _POSITIVE = (
     'moco_v3.output_dim',
     'moco_v3.num_layers',
     'finetune.layer_decay',
+    'optimizer.decay_factor',
     'optimizer.trust_coefficient',
     'optimizer.accumulation_steps',
     'log.every_steps',
@@ -108,6 +110,7 @@ _NOT_NEGATIVE = (
     'finetune.draw',
     'finetune.min_steps',
     'optimizer.learning_rate',
+    'optimizer.min_learning_rate',
     'optimizer.warmup_epochs',
     'optimizer.weight_decay',
     'probe.learning_rate',
@@ -120,6 +123,7 @@ _UNIT = (
     'byol.base_decay',
     'moco.decay',
     'moco_v3.base_decay',
+    'optimizer.decay_factor',
     'optimizer.momentum',
     'optimizer.b1',
     'optimizer.b2',
@@ -179,7 +183,7 @@ def validate(config: ConfigDict) -> None:
         f'must be below epochs={fields["epochs"]}, for example '
         f'--config.optimizer.warmup_epochs={fields["epochs"] / 10:g}',
     )
-    _check_decay_epochs(fields, check)
+    _check_schedule(fields, check)
     _check_input(fields, check)
     check(fields['batch_size'] >= 2, 'batch_size', 'must be 2 or more')
     steps, batch = fields['optimizer.accumulation_steps'], fields['batch_size']
@@ -309,7 +313,7 @@ def _check_finetune(fields: dict[str, Any], check: Callable[[bool, str, str], No
         check(fields['optimizer.learning_rate'] > 0, 'optimizer.learning_rate', want)
 
 
-def _check_decay_epochs(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
+def _check_schedule(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
     epochs, field = fields['optimizer.decay_epochs'], 'optimizer.decay_epochs'
     if fields['optimizer.schedule'] != 'steps':
         check(not epochs, field, "has an effect with optimizer.schedule='steps' only; set both")
@@ -320,3 +324,9 @@ def _check_decay_epochs(fields: dict[str, Any], check: Callable[[bool, str, str]
         ok = bool(epochs) and all(a < b for a, b in itertools.pairwise(bounds))
         want = f'must hold rising numbers after the warm-up and below epochs={fields["epochs"]}'
         check(ok, field, want)
+    field = 'optimizer.min_learning_rate'
+    want = "has an effect with optimizer.schedule='cosine' only; set both"
+    check(not fields[field] or fields['optimizer.schedule'] == 'cosine', field, want)
+    want = 'needs optimizer.warmup_epochs=0: the first epoch would have a rate of 0'
+    warms_up = fields['optimizer.warmup_epochs'] > 0
+    check(not (fields['optimizer.by_epoch'] and warms_up), 'optimizer.by_epoch', want)

@@ -18,6 +18,7 @@ from simclr_jax.methods.base import (
     split_views,
 )
 from simclr_jax.models.classifier import ClassifierNetwork
+from simclr_jax.models.vit import POOLED_NORM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,13 @@ class FineTune:
 
 
 def _taken(tree: Tree, start: Tree) -> Tree:
-    """Returns the leaves of `start` that `tree` has."""
+    """Returns the leaves of `start` that `tree` has; a new LayerNorm behind the average is its own.
+
+    Such a LayerNorm is MAE's `fc_norm`, which no encoder has that was trained by its class token.
+    """
     if not isinstance(tree, dict):
         return start
-    return {name: _taken(branch, start[name]) for name, branch in tree.items()}
+    return {
+        name: branch if name == POOLED_NORM and name not in start else _taken(branch, start[name])
+        for name, branch in tree.items()
+    }

@@ -72,7 +72,7 @@ def create_encoder(
       width: multiplies the filters of a ResNet.
       sk_ratio: of a bottleneck ResNet's selective kernels; 0 is without.
       norm_scope: of a ResNet's batch normalization.
-      pooling: of a ViT, 'token' or 'mean'; `VisionTransformer` explains them.
+      pooling: of a ViT, 'token', 'mean' or 'patches'; `VisionTransformer` explains them.
       num_heads: of a ViT, which has to divide its width; 0 is the table's.
       patch_size: of a ViT, in pixels.
       positions: of a ViT, 'sincos' or 'learned'.

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-POOLINGS = ('token', 'mean')
+POOLINGS = ('token', 'mean', 'patches')
 POSITIONS = ('sincos', 'learned')
 EPSILON = 1e-6  # of LayerNorm, in MoCo v3 (`vits.py`) and timm
+POOLED_NORM = 'fc_norm'  # timm's name of the LayerNorm behind the average of the patches
 PATCH_PROJECTION = 'patch_projection'  # the name of the layer that MoCo v3 does not train
 
 
@@ -97,6 +98,8 @@ class VisionTransformer(nn.Module):
     patch_size: int = 16
     # 'token': the class token after the last LayerNorm. 'mean': no class token; the average of the
     # patches without a last LayerNorm, which MoCo v3 found to cost 7 points (table 7, from memory).
+    # 'patches': there is a class token, but the features are the average of the patches alone, and
+    # a LayerNorm of it; what MAE fine-tunes, `global_pool='avg'` in timm.
     pooling: str = 'token'
     positions: str = 'sincos'
     epsilon: float = EPSILON  # of LayerNorm
@@ -111,7 +114,7 @@ class VisionTransformer(nn.Module):
         """Float `[n, height, width, channel]` to float32 features `[n, dim]`.
 
         Without `pool`, to the patches' outputs `[n, height / patch, width / patch, dim]`,
-        normalized as the class token is, where there is one.
+        normalized as the class token is, where the features come from it.
         """
         self._check(images)
         x = nn.Conv(
@@ -129,7 +132,7 @@ class VisionTransformer(nn.Module):
         x = x.reshape(count, height * width, self.dim)
         if self.positions == 'sincos':
             x += jnp.asarray(sincos_positions(height, width, self.dim), self.dtype)[None]
-        if self.pooling == 'token':
+        if self.has_token:
             init = nn.initializers.normal(1e-6)
             token = self.param('class_token', init, (1, 1, self.dim)).astype(self.dtype)
             x = jnp.concatenate([jnp.tile(token, (count, 1, 1)), x], axis=1)
@@ -149,20 +152,30 @@ class VisionTransformer(nn.Module):
             )(x, train and not frozen)
             if frozen:
                 x = jax.lax.stop_gradient(x)
-        if self.pooling == 'mean':
-            x = x.astype(jnp.float32)
-            return jnp.mean(x, axis=1) if pool else x.reshape(count, height, width, self.dim)
-        norm = layer_norm(self.dtype, 'norm', self.epsilon)
-        if pool:
-            return norm(x[:, 0]).astype(jnp.float32)
-        return norm(x[:, 1:]).astype(jnp.float32).reshape(count, height, width, self.dim)
+        token, x = (x[:, 0], x[:, 1:]) if self.has_token else (None, x)
+        if self.pooling == 'token':
+            norm = layer_norm(self.dtype, 'norm', self.epsilon)
+            x = norm(token if pool else x).astype(jnp.float32)
+            return x if pool else x.reshape(count, height, width, self.dim)
+        x = x.astype(jnp.float32)
+        if not pool:
+            return x.reshape(count, height, width, self.dim)
+        x = jnp.mean(x, axis=1)
+        if self.pooling == 'patches':
+            x = layer_norm(self.dtype, POOLED_NORM, self.epsilon)(x).astype(jnp.float32)
+        return x
+
+    @property
+    def has_token(self) -> bool:
+        """Whether a class token is among what attends to each other."""
+        return self.pooling != 'mean'
 
     def _learned_positions(self, images: jax.Array, tokens: int) -> jax.Array:
         """Returns the positions `[1, token, dim]` of images of this size, and of no other."""
         if self.has_variable('params', 'positions'):
             known = self.get_variable('params', 'positions').shape[1]
             if known != tokens:
-                side = math.isqrt(known - (self.pooling == 'token')) * self.patch_size
+                side = math.isqrt(known - self.has_token) * self.patch_size
                 raise ValueError(
                     f'images have shape {images.shape}; the learned positions are for {side} x '
                     f'{side} pixels'

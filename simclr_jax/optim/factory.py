@@ -13,6 +13,7 @@ from simclr_jax.config import ConfigError
 from simclr_jax.optim.groups import Groups
 from simclr_jax.optim.lars import lars
 from simclr_jax.optim.schedules import (
+    by_epoch,
     one_cycle,
     scaled_learning_rate,
     warmup_cosine,
@@ -43,7 +44,7 @@ def create_optimizer(
 
     Raises:
       ValueError: the name, schedule or scaling is unknown.
-      ConfigError: the warm-up is as long as the run.
+      ConfigError: the warm-up is as long as the run, or the rate would rise to its end.
     """
     if config.name not in OPTIMIZERS:
         raise ValueError(
@@ -65,10 +66,18 @@ def create_optimizer(
     peak = scaled_learning_rate(config.learning_rate, batch_size, config.learning_rate_scaling)
     if config.schedule == 'steps':
         decay_steps = tuple(round(epoch * steps_per_epoch) for epoch in config.decay_epochs)
-        schedule = warmup_step_decay(peak, warmup_steps, decay_steps)
+        schedule = warmup_step_decay(peak, warmup_steps, decay_steps, config.decay_factor)
+    elif config.schedule == 'one_cycle':
+        schedule = one_cycle(peak, warmup_steps, total_steps)
     else:
-        cosine = one_cycle if config.schedule == 'one_cycle' else warmup_cosine
-        schedule = cosine(peak, warmup_steps, total_steps)
+        if config.min_learning_rate > peak:
+            raise ConfigError(
+                f'optimizer.min_learning_rate={config.min_learning_rate}: is above the rate that '
+                f'the run decays from, {peak:.3g}; give a lower one'
+            )
+        schedule = warmup_cosine(peak, warmup_steps, total_steps, config.min_learning_rate)
+    if config.by_epoch:
+        schedule = by_epoch(schedule, steps_per_epoch)
     mask = (groups.decayed if groups else decay_mask) if config.exclude_bias_and_norm else None
 
     if config.name == 'lars':

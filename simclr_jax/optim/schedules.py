@@ -21,9 +21,14 @@ def scaled_learning_rate(learning_rate: float, batch_size: int, scaling: str) ->
     return learning_rate * factors[scaling]
 
 
-def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Linear from 0 to `peak` over `warmup_steps`, then half a cosine to 0 at `total_steps`."""
-    return _rise_and_decay(lambda done: done, peak, warmup_steps, total_steps)
+def warmup_cosine(
+    peak: float, warmup_steps: int, total_steps: int, end: float = 0.0
+) -> optax.Schedule:
+    """Linear from 0 to `peak` over `warmup_steps`, then half a cosine to `end` at `total_steps`.
+
+    With an `end` above 0 it is MAE's (`util/lr_sched.py`).
+    """
+    return _rise_and_decay(lambda done: done, peak, warmup_steps, total_steps, end)
 
 
 def one_cycle(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
@@ -36,7 +41,11 @@ def one_cycle(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedul
 
 
 def _rise_and_decay(
-    rise: Callable[[jax.Array], jax.Array], peak: float, warmup_steps: int, total_steps: int
+    rise: Callable[[jax.Array], jax.Array],
+    peak: float,
+    warmup_steps: int,
+    total_steps: int,
+    end: float = 0.0,
 ) -> optax.Schedule:
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
@@ -47,27 +56,43 @@ def _rise_and_decay(
         step = jnp.asarray(step)
         warmup = rise(step / max(warmup_steps, 1))
         cosine = _half_cosine((total_steps - step) / (total_steps - warmup_steps))
+        if end:
+            cosine = end / peak + (1 - end / peak) * cosine
         return peak * jnp.where(step < warmup_steps, warmup, cosine)
 
     return schedule
 
 
 def warmup_step_decay(
-    peak: float, warmup_steps: int, decay_steps: tuple[int, ...]
+    peak: float, warmup_steps: int, decay_steps: tuple[int, ...], factor: float = 0.1
 ) -> optax.Schedule:
-    """Linear from 0 to `peak` over `warmup_steps`; a tenth of itself from each of `decay_steps` on.
+    """Linear from 0 to `peak` over `warmup_steps`; `factor` times it from each of `decay_steps` on.
 
-    MoCo v1's (`main_moco.py`), which warms up for 0 steps.
+    MoCo v1's (`main_moco.py`), which warms up for 0 steps; SwAV's, with a factor of 0.2.
     """
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step)
         rate = peak * jnp.where(step < warmup_steps, step / max(warmup_steps, 1), 1)
         for boundary in decay_steps:
-            rate = rate * jnp.where(step < boundary, 1, 0.1)
+            rate = rate * jnp.where(step < boundary, 1, factor)
         return rate
 
     return schedule
+
+
+def by_epoch(schedule: optax.Schedule, steps_per_epoch: float) -> optax.Schedule:
+    """At every step the rate with which its epoch began: a PyTorch scheduler, called once an epoch.
+
+    VICReg's and Barlow Twins' `evaluate.py`. An epoch may have no whole number of steps; it begins
+    at the nearest one.
+    """
+
+    def constant_over_epochs(step: jax.typing.ArrayLike) -> jax.Array:
+        epoch = jnp.floor((jnp.asarray(step) + 0.5) / steps_per_epoch)
+        return schedule(epoch * steps_per_epoch)
+
+    return constant_over_epochs
 
 
 def target_decay(base: float, step: jax.typing.ArrayLike, total_steps: int) -> jax.Array:

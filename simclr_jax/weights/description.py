@@ -47,7 +47,7 @@ class Architecture:
       padding: of a ResNet, 'torch', 'simclr' or 'same'.
       width: multiplies the filters of a ResNet.
       sk_ratio: of a ResNet's selective kernels, 0 without.
-      pooling: of a ViT, 'token' or 'mean'.
+      pooling: of a ViT, 'token', 'mean' or 'patches'; all but 'mean' have a class token.
       num_heads: of a ViT.
       patch_size: of a ViT, in pixels.
       positions: of a ViT, 'sincos' or 'learned'.
@@ -74,6 +74,11 @@ class Architecture:
     @property
     def is_vit(self) -> bool:
         return self.encoder in VITS
+
+    @property
+    def has_token(self) -> bool:
+        """Whether a ViT has a class token."""
+        return self.pooling != 'mean'
 
     def module(self, dtype: str = 'float32', **training: Any) -> Representation:
         """Returns the module whose variables a file holds: encoder and head, if there is one.

@@ -15,10 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from simclr_jax.models import normalization
 from simclr_jax.models.resnet import BasicBlock, ResNet
-from simclr_jax.models.vit import VisionTransformer
+from simclr_jax.models.vit import POOLED_NORM, VisionTransformer
 from simclr_jax.weights import torch_layout
 from simclr_jax.weights.description import Weights
 
+# Inputs of Slice: where it starts, ends, and along which axis; all tokens but the class token.
+_PATCHES = {'first_patch': 1, 'last_patch': np.iinfo(np.int64).max, 'tokens': 1}
 OPSET, IR_VERSION = 17, 8  # of 2022: the first with LayerNormalization
 
 
@@ -242,7 +244,7 @@ def _average_windows(graph: _Graph, x: str, stride: int) -> str:
 
 def _vit(graph: _Graph, net: VisionTransformer, size: int) -> str:
     side, heads = size // net.patch_size, net.num_heads
-    head_dim, token = net.dim // heads, net.pooling == 'token'
+    head_dim, token = net.dim // heads, net.has_token
     x = graph.conv('images', 'encoder/patch_projection', net.patch_size, (0, 0))
     x = graph.add('Transpose', [graph.reshape(x, 0, net.dim, -1)], perm=[0, 2, 1])
     if token:
@@ -275,8 +277,13 @@ def _vit(graph: _Graph, net: VisionTransformer, size: int) -> str:
         y = graph.dense(graph.layer_norm(x, f'{path}/norm2', net.epsilon), f'{path}/dense1')
         y = graph.dense(_gelu(graph, y), f'{path}/dense2')
         x = graph.add('Add', [x, y])
-    if not token:
-        return graph.add('ReduceMean', [x], axes=[1], keepdims=0)
+    if net.pooling == 'patches':
+        ends = (graph.constant(name, np.array([at], np.int64)) for name, at in _PATCHES.items())
+        x = graph.add('Slice', [x, *ends])
+    if net.pooling != 'token':
+        x = graph.add('ReduceMean', [x], axes=[1], keepdims=0)
+        path = f'encoder/{POOLED_NORM}'
+        return graph.layer_norm(x, path, net.epsilon) if net.pooling == 'patches' else x
     first = graph.constant('first', np.array(0, np.int64))
     return graph.layer_norm(graph.add('Gather', [x, first], axis=1), 'encoder/norm', net.epsilon)
 

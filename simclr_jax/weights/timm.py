@@ -4,6 +4,7 @@ Keys are those of `timm.models.vision_transformer`, which DINO, MAE and MoCo v3 
 ResNet those of torchvision.
 """
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import numpy as np
 
 from simclr_jax.config import ConfigError
 from simclr_jax.models.factory import RESNETS, VITS
-from simclr_jax.models.vit import EPSILON
+from simclr_jax.models.vit import EPSILON, POOLED_NORM
 from simclr_jax.weights import formats, heads, torch_layout, torchvision
 from simclr_jax.weights.description import Preprocess, Weights
 
@@ -32,6 +33,7 @@ VIT = {  # pattern of our module -> theirs
     r'block(\d+)/dense1': rf'{_BLOCK}.mlp.fc1',
     r'block(\d+)/dense2': rf'{_BLOCK}.mlp.fc2',
     'norm': 'norm',
+    POOLED_NORM: 'fc_norm',
 }
 _JOINED = '.qkv.{leaf}'
 _NAMES = {'vit_ti16': 'tiny', 'vit_s16': 'small', 'vit_b16': 'base', 'vit_l16': 'large'}
@@ -91,12 +93,14 @@ def from_tensors(
     kept, dropped = torch_layout.without(tensors, 'head.', 'head_dist.')
     needed = {'pos_embed', 'patch_embed.proj.weight'}
     torch_layout.check_keys({*kept} & needed, needed, f"{path}: timm's ViT")
-    token = 'cls_token' in kept
-    pooling = arguments.get('global_pool', 'token' if token else 'avg')
-    if pooling != ('token' if token else 'avg'):
+    token, pooled_norm = 'cls_token' in kept, 'fc_norm.weight' in kept
+    expected = 'token' if token and not pooled_norm else 'avg'
+    pooling = arguments.get('global_pool', expected)
+    if pooling != expected or (pooled_norm and not token):
         raise ConfigError(
             f'{path}: global_pool={pooling!r} of a ViT {"with" if token else "without"} a class '
-            'token; known are token with one, and avg without'
+            f'token and {"with" if pooled_norm else "without"} fc_norm; known are token with one '
+            'and without the other, avg with both, and avg with neither'
         )
     patch = np.shape(kept['patch_embed.proj.weight'])
     architecture, size = torch_layout.vit_of(
@@ -108,6 +112,8 @@ def from_tensors(
         epsilon=epsilon,
         what=path,
     )
+    if pooled_norm:
+        architecture = dataclasses.replace(architecture, pooling='patches')
     preprocess = preprocess_of(config, path) if config else torch_layout.imagenet(size, patch[1])
     if noted:
         architecture, preprocess = torch_layout.with_positions_of(architecture, *noted)
@@ -212,8 +218,7 @@ def to_tensors(weights: Weights) -> dict[str, np.ndarray]:
     tensors = torch_layout.write(weights, torch_layout.vit_table(names, VIT, _JOINED))
     if architecture.positions == 'sincos':
         dim, side = VITS[architecture.encoder]['dim'], size // architecture.patch_size
-        token = architecture.pooling == 'token'
-        tensors['pos_embed'] = torch_layout.position_tensor(side, dim, token)
+        tensors['pos_embed'] = torch_layout.position_tensor(side, dim, architecture.has_token)
     return tensors | heads.to_tensors(weights, 'timm')
 
 
@@ -229,10 +234,10 @@ def config_of(weights: Weights) -> dict[str, Any]:
         dim = VITS[architecture.encoder]['dim']
         arguments['num_heads'] = architecture.num_heads or VITS[architecture.encoder]['num_heads']
         arguments |= {'img_size': size, 'patch_size': architecture.patch_size}
+        if architecture.pooling != 'token':
+            pooling = arguments['global_pool'] = 'avg'  # with timm's default, a LayerNorm behind it
         if architecture.pooling == 'mean':
-            pooling = 'avg'
             arguments |= {'class_token': False, 'final_norm': False, 'fc_norm': False}
-            arguments['global_pool'] = pooling
     else:
         name, pooling = architecture.encoder, 'avg'
         last = RESNETS[architecture.encoder]['stage_sizes'][-1] - 1

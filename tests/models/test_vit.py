@@ -59,17 +59,20 @@ def reference(params, images, pooling):
         patches = image.reshape(height // 4, 4, width // 4, 4, channels).swapaxes(1, 2)
         x = dense(patches.reshape(-1, 16 * channels), params[PATCH_PROJECTION])
         x = x + sincos_positions(height // 4, width // 4, dim)
-        if pooling == 'token':
+        if pooling != 'mean':
             x = np.concatenate([params['class_token'][0], x])
         for i in range(2):
             p = params[f'block{i}']
             x = x + attention(norm(x, p['norm1']), p['attention'])
             x = x + dense(gelu(dense(norm(x, p['norm2']), p['dense1'])), p['dense2'])
-        results.append(norm(x[0], params['norm']) if pooling == 'token' else x.mean(0))
+        if pooling == 'patches':
+            results.append(norm(x[1:].mean(0), params['fc_norm']))
+        else:
+            results.append(norm(x[0], params['norm']) if pooling == 'token' else x.mean(0))
     return np.stack(results)
 
 
-@pytest.mark.parametrize('pooling', ['token', 'mean'])
+@pytest.mark.parametrize('pooling', ['token', 'mean', 'patches'])
 def test_forward_equals_a_float64_loop(pooling):
     encoder = small_vit(pooling=pooling)
     variables = random_variables(encoder)
@@ -141,7 +144,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
 @pytest.mark.parametrize(
     ('fields', 'shape', 'message'),
     [
-        ({'pooling': 'max'}, SHAPE, "pooling='max'; it must be one of token, mean"),
+        ({'pooling': 'max'}, SHAPE, "pooling='max'; it must be one of token, mean, patches"),
         ({}, (2, 8, 10, 3), 'multiples of patch_size=4'),
     ],
 )

@@ -231,3 +231,41 @@ def test_a_copy_that_is_not_of_this_run_is_not_taken(weights, file, tmp_path):
     assert checksum(start.read(config, str(tmp_path))) == checksum(weights)
     start.keep(str(tmp_path), weights)
     assert checksum(native.read(tmp_path / 'start.safetensors')) == checksum(weights)
+
+
+VIT = Architecture('vit_ti16', num_heads=3, positions='learned')
+MAE = {'finetune.pooling': 'patches', 'batch_size': '8', 'data.image_size': '32'}
+
+
+def file_of(tmp_path, architecture):
+    weights = random_weights(architecture, size=32, mean=(0.5,), std=(0.25,))
+    native.save(tmp_path / native.NAME, weights)
+    return weights, str(tmp_path / native.NAME)
+
+
+def test_a_vit_may_be_fine_tuned_by_the_mean_of_its_patches(tmp_path):
+    weights, file = file_of(tmp_path, VIT)
+    recipe = str(CONFIGS / 'finetune_digits.py')
+    config, lines = settle(MAE | {'start.encoder': file}, recipe=recipe)
+    assert config.model.pooling == 'patches' and 'model.pooling=patches' in lines[-1]
+    run = assemble(config, parallel.make_mesh(jax.devices()[:1]), SOURCE_RGB, weights)
+    encoder = jax.device_get(run.init().params['encoder'])
+    norm = encoder.pop('fc_norm')
+    assert (norm['scale'] == 1).all() and not norm['bias'].any()  # MAE's `fc_norm`
+    want = dict(weights.variables['params']['encoder'])
+    want.pop('norm')  # of the class token, which no longer leaves the network
+    assert_same(encoder, want)
+    assert load(recipe, MAE | {'model.encoder': 'vit_ti16'}).model.pooling == 'token'
+
+
+@pytest.mark.parametrize(
+    ('architecture', 'match'),
+    [
+        (TINY, "finetune.pooling='patches': is for a ViT .* is resnet_tiny; leave"),
+        (dataclasses.replace(VIT, pooling='mean'), 'is vit_ti16 without one; leave'),
+    ],
+)
+def test_other_encoders_have_no_patches_beside_a_class_token(architecture, match, tmp_path):
+    _, file = file_of(tmp_path, architecture)
+    with pytest.raises(ConfigError, match=match):
+        settle(MAE | {'start.encoder': file}, recipe=str(CONFIGS / 'finetune_digits.py'))

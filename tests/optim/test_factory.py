@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from simclr_jax.config import ConfigError
 from simclr_jax.models.factory import create_encoder
 from simclr_jax.optim.factory import OPTIMIZERS, create_optimizer, decay_mask, excluded_names
 
@@ -17,6 +18,9 @@ def section(**fields):
         'warmup_epochs': 0.5,
         'schedule': 'cosine',
         'decay_epochs': (),
+        'decay_factor': 0.1,
+        'min_learning_rate': 0.0,
+        'by_epoch': False,
         'weight_decay': 1e-4,
         'momentum': 0.9,
         'nesterov': False,
@@ -205,3 +209,14 @@ def test_a_frozen_layer_neither_moves_nor_decays(name):
 def test_errors_name_the_field(fields, message):
     with pytest.raises(ValueError, match=message):
         create_optimizer(section(**fields), batch_size=256, steps_per_epoch=4, total_steps=6)
+
+
+def test_a_rate_may_end_above_zero_and_change_between_epochs_alone():
+    fields = {'warmup_epochs': 0, 'min_learning_rate': 0.1, 'by_epoch': True}
+    _, schedule = create_optimizer(
+        section(**fields), batch_size=256, steps_per_epoch=10, total_steps=20
+    )
+    rates = [float(schedule(step)) for step in (0, 9, 10, 19)]
+    np.testing.assert_allclose(rates, [0.3, 0.3, 0.2, 0.2], rtol=1e-6)
+    with pytest.raises(ConfigError, match=r'min_learning_rate=0\.4: is above .* 0\.3'):
+        create_optimizer(section(min_learning_rate=0.4), 256, 10, 20)

@@ -4,6 +4,7 @@ import optax
 import pytest
 
 from simclr_jax.optim.schedules import (
+    by_epoch,
     one_cycle,
     scaled_learning_rate,
     target_decay,
@@ -93,3 +94,32 @@ def test_one_cycle_is_optaxs():
 def test_refuses_a_warmup_as_long_as_the_run(warmup):
     with pytest.raises(ValueError, match=f'warmup_steps={warmup}'):
         warmup_cosine(1.0, warmup, 100)
+
+
+def test_a_cosine_may_end_above_zero_as_maes_does():
+    def original(epoch):  # util/lr_sched.py, of 100 epochs with a warm-up of 5
+        if epoch < 5:
+            return 2e-3 * epoch / 5
+        return 1e-6 + (2e-3 - 1e-6) * 0.5 * (1 + np.cos(np.pi * (epoch - 5) / 95))
+
+    steps = np.arange(0, 1000, 7)
+    rates = jax.jit(warmup_cosine(2e-3, 50, 1000, 1e-6))(steps)
+    np.testing.assert_allclose(rates, [original(step / 10) for step in steps], rtol=2e-6)
+    assert float(warmup_cosine(2e-3, 50, 1000, 1e-6)(1000)) == pytest.approx(1e-6)
+
+
+def test_steps_may_have_another_factor():
+    rates = warmup_step_decay(0.01, 0, (12, 16), 0.2)(np.arange(20))
+    expected = [0.01] * 12 + [0.002] * 4 + [0.0004] * 4
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('per_epoch', [50, 50.04, 500.5])
+def test_by_epoch_is_a_scheduler_called_once_an_epoch(per_epoch):
+    total = int(20 * per_epoch)
+    schedule = jax.jit(by_epoch(warmup_cosine(0.03, 0, total), per_epoch))
+    for epoch in (0, 1, 7, 19):
+        expected = 0.03 * 0.5 * (1 + np.cos(np.pi * epoch / 20))  # CosineAnnealingLR(T_max=20)
+        first, last = round(epoch * per_epoch), round((epoch + 1) * per_epoch) - 1
+        rates = [schedule(step) for step in (first, (first + last) // 2, last)]
+        np.testing.assert_allclose(rates, expected, rtol=1e-3, atol=1e-5)  # whole steps

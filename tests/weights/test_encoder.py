@@ -91,6 +91,14 @@ def test_maps_of_a_vit_are_its_patches():
     assert_close(maps.mean(axis=(1, 2)), encoder(images))
 
 
+def test_maps_of_a_vit_with_a_class_token_are_its_patches_too():
+    encoder, images = encoder_of(Architecture('vit_ti16', pooling='patches')), crops(2)
+    norm = encoder.weights.variables['params']['encoder']['fc_norm']
+    mean = encoder.maps(images).mean(axis=(1, 2))
+    mean = (mean - mean.mean(1, keepdims=True)) / np.sqrt(mean.var(1, keepdims=True) + 1e-6)
+    assert_close(mean * norm['scale'] + norm['bias'], encoder(images))
+
+
 def test_features_of_a_kept_head_layer():
     head = Head(16, 8, 3, output_norm='scale_only')
     encoder = encoder_of(Architecture('resnet_tiny', stem='small', head=head, head_layers=1))

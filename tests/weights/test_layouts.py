@@ -27,8 +27,10 @@ VITS = [
     Architecture('vit_ti16', positions='learned'),
     Architecture('vit_ti16', pooling='mean'),
     Architecture('vit_ti16', pooling='mean', positions='learned'),
+    Architecture('vit_ti16', pooling='patches'),
+    Architecture('vit_ti16', pooling='patches', positions='learned'),
 ]
-MEAN = [architecture for architecture in VITS if architecture.pooling == 'mean']
+MEAN = [architecture for architecture in VITS if architecture.pooling != 'token']
 CANNOT = {'torchvision': MEAN, 'timm': RESNETS[2:], 'transformers': [*MEAN, RESNETS[2]]}
 CASES = [(layout, architecture) for layout in LAYOUTS for architecture in [*RESNETS, *VITS]]
 

@@ -280,6 +280,7 @@ ONNX = [
     Architecture('vit_ti16', epsilon=1e-4),
     Architecture('vit_ti16', positions='learned', patch_size=8, num_heads=12),
     Architecture('vit_ti16', pooling='mean', head=Head(16, 8, 1, output_bias=True), head_layers=1),
+    Architecture('vit_ti16', pooling='patches'),
 ]
 
 
@@ -309,6 +310,7 @@ LIBRARIES = [
     ('timm', Architecture('resnet50', head=Head(8, 8))),
     ('timm', Architecture('vit_ti16', num_heads=12)),
     ('timm', Architecture('vit_ti16', pooling='mean', positions='learned')),
+    ('timm', Architecture('vit_ti16', pooling='patches', positions='learned')),
     ('transformers', Architecture('resnet18')),
     ('transformers', Architecture('vit_ti16', num_heads=6, patch_size=8)),
     ('onnx', Architecture('resnet18', padding='same')),

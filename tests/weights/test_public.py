@@ -256,6 +256,17 @@ def test_the_encoder_of_mae(tmp_path):
     assert layouts.read(path).origin['dropped'] == ['mask_token', 'decoder_', 'args']
 
 
+def test_a_vit_that_mae_fine_tuned(tmp_path):
+    """Its features are the mean of the patches and a LayerNorm, beside a class token."""
+    model = vit('vit_tiny_patch16_224', global_pool='avg')
+    path = tmp_path / 'mae_finetuned.pth'
+    save({'model': model.state_dict(), 'epoch': 99}, path)
+    assert difference(path, model, 224) < 1e-4
+    assert layouts.read(path).architecture.pooling == 'patches'
+    timm.models.save_for_hf(model, tmp_path / 'timm', model_config={'num_classes': 0})
+    assert difference(tmp_path / 'timm', model, 224) < 1e-4
+
+
 @pytest.mark.parametrize('half', [torch.float16, torch.bfloat16])
 def test_half_precision_becomes_float32(half, tmp_path):
     from safetensors.torch import save_file
