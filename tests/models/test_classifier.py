@@ -25,7 +25,9 @@ def tiny(**fields):
 
 
 def made(network):
-    variables = network.init(jax.random.key(0), IMAGES, train=True)
+    variables = jax.jit(network.init, static_argnames='train')(
+        jax.random.key(0), IMAGES, train=True
+    )
     rest = {name: tree for name, tree in variables.items() if name != 'params'}
     return variables['params'], rest
 
@@ -39,7 +41,7 @@ def gradients(network, params, rest, **how):
         )
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), LABELS[:, None], 1).mean(), updated
 
-    grads, updated = jax.grad(loss, has_aux=True)(params)
+    grads, updated = jax.jit(jax.grad(loss, has_aux=True))(params)
     return flatten_dict(grads, sep='/'), updated
 
 
@@ -57,6 +59,7 @@ def test_parameters_and_shapes():
     np.testing.assert_array_equal(logits, np.zeros((6, 3)))  # a head that starts at 0
 
 
+@pytest.mark.slow
 def test_a_network_in_bfloat16_gives_float32():
     network = ClassifierNetwork(tiny(dtype='bfloat16'), classes=3, head_init='normal')
     params, rest = made(network)
@@ -96,8 +99,8 @@ def test_a_frozen_encoder_gets_no_gradient_and_keeps_its_statistics():
     jax.tree.map(np.testing.assert_array_equal, updated, rest)
 
 
-@pytest.mark.parametrize('remat', ['none', 'full'])
-@pytest.mark.parametrize('frozen_norm', ['running', 'batch'])
+@pytest.mark.parametrize('remat', [pytest.param('none', marks=pytest.mark.slow), 'full'])
+@pytest.mark.parametrize('frozen_norm', ['running', pytest.param('batch', marks=pytest.mark.slow)])
 def test_a_resnet_from_a_stage_on(frozen_norm, remat):
     encoder = tiny(first_trained=2, frozen_norm=frozen_norm, remat=remat)
     network = ClassifierNetwork(encoder, classes=3, head_init='normal')
@@ -126,6 +129,7 @@ def test_a_vit_from_a_block_on():
             assert np.any(grad) != (name in frozen), name
 
 
+@pytest.mark.slow
 def test_what_is_trained_changes_no_output():
     whole, part = (
         ClassifierNetwork(tiny(**fields), classes=3, head_init='normal')

@@ -88,7 +88,7 @@ def saved(run, workdir, state):
 def evaluated(run, state):
     """The features that evaluation of the run extracts."""
     subject = run_evaluation.subject_of(run, state)
-    split = evaluation._split(subject, run.config, run.source, False)
+    split = evaluation.split_of(subject, run.config, run.source, False)
     return split.features.values['encoder']
 
 

@@ -199,7 +199,7 @@ def test_running_out_of_memory_in_evaluation_is_one_error_with_its_own_ways_out(
     run, tmp_path, monkeypatch
 ):
     huge = jax.jit(lambda: jax.numpy.zeros(2**50, 'uint8'))
-    monkeypatch.setattr(evaluation, '_split', lambda *_: jax.block_until_ready(huge()))
+    monkeypatch.setattr(evaluation, 'split_of', lambda *_: jax.block_until_ready(huge()))
     split = types.SimpleNamespace(num_examples=2)
     data = types.SimpleNamespace(train=split, test=split, labelled=True)
     with pytest.raises(RunError) as raised:
