@@ -6,6 +6,7 @@ pipeline must not outlive the program that reads it, in whatever an error's trac
 """
 
 import atexit
+import sys
 import traceback
 import weakref
 from collections.abc import Iterator
@@ -48,11 +49,12 @@ class _Batches(Iterator):
     def __next__(self) -> dict[str, np.ndarray]:
         if self._iterator is None:
             raise StopIteration
+        before = sys.exception()
         try:
             return next(self._iterator)
         except BaseException as error:
             self.close()
-            _forget(error)
+            _forget(error, before)
             raise
 
     def close(self) -> None:
@@ -60,9 +62,12 @@ class _Batches(Iterator):
         self._iterator = None
 
 
-def _forget(error: BaseException | None) -> None:
-    """Takes the pipeline out of the frames that an error keeps, and those that led to it."""
-    while error is not None:
+def _forget(error: BaseException | None, before: BaseException | None) -> None:
+    """Takes the pipeline out of the frames that an error keeps, and those that led to it.
+
+    `before` is what the caller was handling already: its frames, and what led to it, are not ours.
+    """
+    while error is not None and error is not before:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
 

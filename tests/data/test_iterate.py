@@ -11,8 +11,7 @@ from simclr_jax.data.iterate import iterate
 
 # Reading takes long, and something that lives until Python's very end keeps the pipeline.
 PROGRAM = """
-import sys, time
-import numpy as np
+import time
 import tensorflow as tf
 from simclr_jax.data.iterate import iterate
 
@@ -59,3 +58,16 @@ def test_batches_come_in_order_until_they_are_closed():
     assert list(batches) == []
     batches = iterate(tf.data.Dataset.range(3).batch(2), 0)
     assert [batch.tolist() for batch in batches] == [[0, 1], [2]]
+
+
+def test_an_error_that_the_caller_is_handling_keeps_its_frames():
+    def fails():
+        kept = 'what a debugger would look at'
+        raise ValueError(kept)
+
+    batches = iterate(tf.data.Dataset.range(3).batch(2), 0)
+    try:
+        fails()
+    except ValueError as error:
+        assert len(list(batches)) == 2
+        assert 'kept' in error.__traceback__.tb_next.tb_frame.f_locals
