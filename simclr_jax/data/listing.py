@@ -65,6 +65,7 @@ class Listing:
       digest: stands for all of it: names, sizes and times of files, or the records of a data set.
       odd: entry of the folder that cannot be read, to the reason.
       notes: what else to say, a line each.
+      unlabelled: why there are no labels, or not in some splits, a line each.
       words: where a picture may have several labels, returns those of one as text, None where it
         has none; `label_names` is None then.
     """
@@ -78,6 +79,7 @@ class Listing:
     digest: str
     odd: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
     words: Callable[[int], str | None] | None = None
 
     def __len__(self) -> int:
@@ -196,9 +198,10 @@ def _of_folder(path: str, flag: str, table: str | None) -> Listing:
     if given:
         digest.update(dataclasses.replace(given, name='').pack())  # it may have been moved
     notes = [f'{name} is left out: {why}' for name, why in list(files.again.items())[:_NAMED]]
-    notes += said
-    for split, why in layout.unlabelled.items():
-        notes.append(f'no labels{"" if split == ALL else f" in {split}"}: {why}')
+    unlabelled = [
+        f'no labels{"" if split == ALL else f" in {split}"}: {why}'
+        for split, why in layout.unlabelled.items()
+    ]
     return Listing(
         name=path,
         count=len(names),
@@ -210,7 +213,8 @@ def _of_folder(path: str, flag: str, table: str | None) -> Listing:
         read=lambda numbers: [read_one(int(number)) for number in numbers],
         digest=digest.hexdigest(),
         odd=files.odd,
-        notes=tuple(notes),
+        notes=(*notes, *said),
+        unlabelled=tuple(unlabelled),
         words=given.words if given and given.several else None,
     )
 

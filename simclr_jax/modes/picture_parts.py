@@ -173,7 +173,8 @@ def embed_missing(
     done = len(found) - parts.count(missing)
     if first:
         print(f'{found.name}: {len(found):,} pictures; {encoder!r}', flush=True)
-        print(*found.notes, sep='\n', end='\n' if found.notes else '', flush=True)
+        for note in (*found.notes, *found.unlabelled):
+            print(note, flush=True)
         if done:
             print(f'going on: {done:,} pictures are done', flush=True)
         if processes > 1:

@@ -1,12 +1,13 @@
 """--mode=predict: a table with a label for each picture."""
 
-import csv
-import io
+import dataclasses
 import json
 import os
+import pathlib
+import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ import pyarrow.parquet as pq
 import simclr_jax
 from simclr_jax import files, interruption, parallel
 from simclr_jax.data import folder_files, listing, pictures
-from simclr_jax.data.folder_index import describe_bad
 from simclr_jax.data.listing import Listing
 from simclr_jax.evaluate import tables
 from simclr_jax.evaluate.parts import ROWS, Part, Parts
@@ -30,6 +30,8 @@ from simclr_jax.workdir import agreement, lock
 SUFFIXES = ('.csv', '.parquet')
 _PRESENT = 0.5  # probability from which a label is there, of several a picture
 _OTHER = f'its name does not end in {", ".join(pictures.SUFFIXES)}'
+_QUOTED = re.compile('[",\r\n]')  # what a cell of a .csv may hold between quotes only
+_NAMED = 5  # files named that have no label
 _WIDEST = 200  # bytes of a row, about
 
 
@@ -55,7 +57,7 @@ def main(*, encoder: str, data: str, output: str, overwrite: bool = False) -> No
     )
     listing.check(data)
     classifier = picture_parts.load(encoder, classifier=True)
-    found = listing.open_listing(data)
+    found = dataclasses.replace(listing.open_listing(data), unlabelled=())  # none are asked for
     picture_parts.check_colours(found, classifier, encoder)
     parts = Parts(target.parts, len(found))
     labels = len(classifier.names)
@@ -80,17 +82,38 @@ def _finish(
     target: Output, found: Listing, classifier: Classifier, parts: Parts, about: dict[str, Any]
 ) -> None:
     """Joins the parts to the table, and removes them."""
-    schema = _schema(classifier)
+    schema, lacking = _schema(classifier), _Lacking()
     merged = target.parts / f'merged{target.path.suffix}'
     write = _csv if target.path.suffix == '.csv' else _parquet
     said = {name: about[name] for name in ('encoder', 'version')} | {'data': found.name}
-    bad = write(merged, schema, _tables(found, classifier, parts, schema), said)
+    write(merged, schema, lacking.seen(_tables(found, classifier, parts, schema)), said)
     os.replace(merged, target.path)
     shutil.rmtree(target.parts)
-    print(f'{target.path}: {len(found):,} pictures', flush=True)
-    if bad:
-        print(
-            f'{describe_bad(bad)}; each has its row, with the reason', file=sys.stderr, flush=True
+    print(f'{target.path}: {lacking.rows - lacking.count:,} pictures have a label', flush=True)
+    if lacking.count:
+        print(lacking, file=sys.stderr, flush=True)
+
+
+class _Lacking:
+    """Counts the rows that go by, and those without a label, of which it keeps the first few."""
+
+    def __init__(self):
+        self.rows, self.count, self.first = 0, 0, []
+
+    def seen(self, blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        for block in blocks:
+            self.rows += len(block)
+            lacking = block.filter(pa.compute.is_valid(block['reason']))
+            self.count += len(lacking)
+            self.first += lacking.slice(0, _NAMED - len(self.first)).to_pylist()
+            yield block
+
+    def __str__(self) -> str:
+        listed = ', '.join(f'{row["file"]} ({row["reason"]})' for row in self.first)
+        files_have = 'file has' if self.count == 1 else 'files have'
+        return (
+            f'{self.count:,} {files_have} a reason in place of a label: {listed}'
+            f'{", ..." if self.count > len(self.first) else ""}'
         )
 
 
@@ -138,33 +161,28 @@ def _others(data: str) -> dict[str, str]:
 
     What begins with a dot is passed over, as everywhere.
     """
-    root, found = os.path.expanduser(data), {}
-    for place, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith('.')]
-        for name in names:
-            if not name.startswith('.') and not name.lower().endswith(pictures.SUFFIXES):
-                path = os.path.relpath(os.path.join(place, name), root)
-                found[folder_files.readable(os.fsencode(path))] = _OTHER
-    return found
+    if not os.path.isdir(os.path.expanduser(data)):
+        return {}
+    every = folder_files.walk(folder_files.open_folder(data, '--data'), ('',))
+    found = dict.fromkeys(every.names, _OTHER) | every.odd
+    return {name: found[name] for name in found if not name.lower().endswith(pictures.SUFFIXES)}
 
 
-def _csv(path, schema: pa.Schema, blocks, said: dict[str, Any]) -> dict[str, str]:
-    """Writes the table; returns which files have no label, with the reason."""
-    del said
-    bad = {}
+def _csv(path: pathlib.Path, schema: pa.Schema, blocks: Iterator[pa.Table], said: Any) -> None:
+    del said  # a .csv has no place for it
     with path.open('wb') as file:
-        text = io.TextIOWrapper(file, 'utf-8', newline='', write_through=True)
-        writer = csv.writer(text, lineterminator='\n')
-        writer.writerow(schema.names)
+        file.write(_line(schema.names))
         for block in blocks:
             for row in block.to_pylist():
-                writer.writerow([_cell(row[name]) for name in schema.names])
-                if row['reason']:
-                    bad[row['file']] = row['reason']
-        text.flush()
+                file.write(_line([_cell(row[name]) for name in schema.names]))
         files.flush_to_disk(file)
-        text.detach()
-    return bad
+
+
+def _line(cells: Sequence[str]) -> bytes:
+    r"""Returns a line of RFC 4180; before Python 3.13 `csv` puts no quotes around a lone \r."""
+    doubled = (cell.replace('"', '""') for cell in cells)
+    quoted = (f'"{cell}"' if _QUOTED.search(cell) else cell for cell in doubled)
+    return (','.join(quoted) + '\n').encode()
 
 
 def _cell(value: str | float | None) -> str:
@@ -173,15 +191,12 @@ def _cell(value: str | float | None) -> str:
     return value if isinstance(value, str) else f'{value:.6f}'
 
 
-def _parquet(path, schema: pa.Schema, blocks, said: dict[str, Any]) -> dict[str, str]:
-    """Writes the table; returns which files have no label, with the reason."""
-    bad = {}
+def _parquet(
+    path: pathlib.Path, schema: pa.Schema, blocks: Iterator[pa.Table], said: dict[str, Any]
+) -> None:
     schema = schema.with_metadata({tables.KEY: json.dumps(said)})
     with path.open('wb') as file:
         with pq.ParquetWriter(file, schema, compression='snappy') as writer:
             for block in blocks:
                 writer.write_table(block.replace_schema_metadata(schema.metadata))
-                reasons = block.filter(pa.compute.is_valid(block['reason']))
-                bad |= dict(zip(*(reasons[n].to_pylist() for n in ('file', 'reason')), strict=True))
         files.flush_to_disk(file)
-    return bad

@@ -148,7 +148,7 @@ def _open_folder(one: Chosen) -> Pictures:
     if not opened.label_names:
         raise ConfigError(
             f'--data={one.place}: has no labels, which are sub-folders that are classes'
-            f'{"".join(f"; {note}" for note in opened.notes)}. Make folders CLASS/ in it, or '
+            f'{"".join(f"; {note}" for note in opened.unlabelled)}. Make folders CLASS/ in it, or '
             'train/CLASS/ and test/CLASS/'
         )
     if opened.split is None:

@@ -43,7 +43,7 @@ def test_pictures_beside_the_classes_have_it_said_why_there_are_no_labels(tmp_pa
         save(str(tmp_path / name))
     found = listing.open_listing(str(tmp_path))
     assert found.label_names is None
-    assert any('no labels' in note and 'loose.png' in note for note in found.notes)
+    assert any('no labels' in note and 'loose.png' in note for note in found.unlabelled)
 
 
 def test_names_that_are_not_utf_8_can_be_printed_and_read(tmp_path):

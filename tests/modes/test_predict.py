@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -106,6 +107,48 @@ def test_every_file_has_a_label_or_a_reason(files, folder, tmp_path):
         [row['file'], row['label']] for row in rows
     ]
     assert not list(tmp_path.glob('*.parts'))
+
+
+def test_pictures_of_every_kind_and_name_have_their_row(files, tmp_path, capsys):
+    """A label depends on the picture, whatever its file is called and however it is kept."""
+    folder, away = tmp_path / 'in', tmp_path / 'away'
+    folder.mkdir(), away.mkdir()
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8))
+    grey = Image.fromarray(rng.integers(0, 256, (20, 20), np.uint8))
+    names = ['a, b.png', 'q"uo"te.PNG', 'new\nline.png', 'car\rriage.png', '猫.png', ' .png']
+    kinds = {'alpha.png': colour.convert('RGBA'), 'tiff.tif': colour}
+    kinds |= dict.fromkeys(names, colour)
+    for name, picture in kinds.items():
+        picture.save(folder / name)
+    same = {name: 'alpha.png' for name in kinds}
+    grey.save(folder / 'grey.png')
+    grey.convert('RGB').save(folder / 'grey_rgb.png')
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(folder / 'grey16.png')
+    colour.resize((200, 200)).save(folder / 'jpeg.jpg', quality=100, subsampling=0)
+    colour.resize((200, 200)).convert('CMYK').save(folder / 'cmyk.jpg', quality=100, subsampling=0)
+    same |= {'grey.png': 'grey_rgb.png', 'grey16.png': 'grey_rgb.png', 'cmyk.jpg': 'jpeg.jpg'}
+    colour.save(away / 'linked.png')
+    (away / 'notes.md').write_text('no picture')
+    (folder / 'link').symlink_to(away)
+    (folder / 'picture_without_suffix').write_bytes((folder / 'alpha.png').read_bytes())
+    path = tmp_path / 'p.csv'
+    predict.main(encoder=str(files / 'one.safetensors'), data=str(folder), output=str(path))
+    rows = {row['file']: row for row in rows_of(path)}
+    reasons = {'link/notes.md', 'picture_without_suffix'}
+    assert {name for name, row in rows.items() if row['reason']} == reasons
+    assert rows.keys() - reasons == {*same, 'grey_rgb.png', 'jpeg.jpg', 'link/linked.png'}
+    for name, other in same.items():
+        wide = 0.05 if name == 'cmyk.jpg' else 1e-5  # a JPEG of four channels is another one
+        assert abs(float(rows[name]['probability']) - float(rows[other]['probability'])) < wide
+        assert rows[name]['label'] == rows[other]['label']
+    table = pyarrow.csv.read_csv(
+        path, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
+    )
+    assert table['file'].to_pylist() == list(rows)
+    said = capsys.readouterr()
+    assert f'{len(rows) - 2} pictures have a label' in said.out and 'no labels' not in said.out
+    assert '2 files have a reason in place of a label: link/notes.md (its name' in said.err
 
 
 def test_several_labels_a_picture_are_all_there(files, folder, tmp_path):
