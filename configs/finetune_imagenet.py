@@ -4,51 +4,47 @@
         --encoder=runs/simclr_v2 --workdir=gs://bucket/run1
 
 Needs ImageNet (configs/simclr_imagenet.py says how), or, for the recipes of 1 % and 10 %, the data
-set of these pictures alone, which are the lists of the SimCLR repository:
+set of these pictures alone, those of the SimCLR repository's lists:
 `python -m simclr_jax.data.prepare imagenet2012_subset/1pct`, or `/10pct`. The encoder file decides
-on the encoder; a recipe has the one that its figures are of. It may be another library's
-(docs/weights.md).
+on the encoder, which a recipe names for plans alone; it may be another library's (docs/weights.md).
 
-Published top-1 and top-5 of ResNet-50, or of ViT-B, for encoders of the method's own; none was run
-here yet:
+Published top-1 and top-5 of a ResNet-50, or a ViT-B, pretrained by the method's own recipe; none
+was run here yet:
 
-    simclr_1pct       48.3  75.5   simclr_10pct     65.6  87.8
-    simclr_v2_1pct    57.9         simclr_v2_10pct  68.4         simclr_v2_100pct  76.3
-    byol_1pct         53.2  78.4   byol_10pct       68.8  89.0   byol_100pct       77.7  93.9
-    vicreg_1pct       -            vicreg_10pct     -
-    barlow_1pct       55.0  79.2
-    swav_1pct         53.9  78.5   swav_10pct       70.2  89.9
-    moco_v3_vit_b     83.2         mae_vit_b        83.6
+    simclr_1pct     48.3  75.5   simclr_10pct     65.6  87.8
+    simclr_v2_1pct  57.9         simclr_v2_10pct  68.4         simclr_v2_100pct  76.3
+    byol_1pct       53.2  78.4   byol_10pct       68.8  89.0   byol_100pct       77.7  93.9
+    barlow_1pct     55.0  79.2   swav_1pct        53.9  78.5   swav_10pct        70.2  89.9
+    moco_v3_vit_b   83.2         mae_vit_b        83.6
 
 Where the numbers are from, and what the sources leave open:
 
-* simclr: paper (https://arxiv.org/abs/2002.05709), appendix B.5: SGD with Nesterov's momentum,
-  0.05 x batch / 256, no decay, 60 epochs of 1 % and 30 of 10 %. That its rate falls along a cosine,
-  as its code's does, is not said there.
-* simclr_v2: the README's command for 1 % (google-research/simclr at 383d414): LARS, which leaves
-  out the classifier, 0.005 x sqrt(batch), the head's first layer kept. Of 10 % and 100 % the paper
-  (https://arxiv.org/abs/2006.10029) says 30 epochs, and that all labels need no layer of the head;
-  the rest is the command's, so these two are less certain.
-* byol: paper (https://arxiv.org/abs/2006.07733), appendix C.1. It chose a rate out of five, and 30
-  or 50 epochs, on 10,009 training pictures. Here `finetune.learning_rates` are the five, the
-  held-out share is a tenth of the labels (of all: those 10,009), and `--config.epochs=30` is for
-  you to try. That the published figures were trained on all labels after the choice is not said.
+* simclr: appendix B.5 of https://arxiv.org/abs/2002.05709: Nesterov's momentum, a rate of
+  0.05 x batch / 256, no decay, 60 epochs of 1 % and 30 of 10 %. That the rate falls along a cosine
+  is its code's, and not said there.
+* simclr_v2: the README's command for 1 % (google-research/simclr at 383d414): LARS that leaves out
+  the classifier, 0.005 x sqrt(batch), the head's first layer kept. Of 10 % and 100 % the paper,
+  https://arxiv.org/abs/2006.10029, says 30 epochs, and the head's input for 100 %; what else they
+  have here is the command's, so these two are less certain.
+* byol: appendix C.1 of https://arxiv.org/abs/2006.07733, which chose a rate out of five, and 30 or
+  50 epochs, on 10,009 training pictures. Here `finetune.learning_rates` are the five, chosen on a
+  tenth of the labels (of all labels, on as many pictures as there); 50 epochs are the default, and
+  `--config.epochs=30` is to be tried by hand.
 * vicreg: README and `evaluate.py` (facebookresearch/vicreg at 4e12602). Batch statistics there are
-  of each GPU's part of a batch, of unknown size; here of the whole batch, as for barlow.
-* barlow: paper (https://arxiv.org/abs/2103.03230), appendix B.2, whose figures these are. The
-  README's command has a cosine, and 0.002 or 0.005 for the encoder, by its date.
-* swav: README and `eval_semisup.py` (facebookresearch/swav at 06b1b7c); its standard deviation of
-  red, 0.228, is a slip, and 0.229 here.
-* moco_v3_vit_b: the defaults of facebookresearch/deit's `main.py` for 150 epochs
-  (https://arxiv.org/abs/2104.02057 says so much). DeiT's batch is 64 a GPU; 1,024 is its paper's,
-  and its rate scales along. Its repeated augmentation is not here (a batch there holds three views
-  of each picture), its warm-up starts at 1e-6 and here at 0, and its rate changes once an epoch.
-* mae_vit_b: `FINETUNE.md` and `main_finetune.py` (facebookresearch/mae at efb2a80): four runs had
-  83.63, 83.66, 83.52 and 83.46 %; 7 hours on 32 V100.
+  those of a GPU's part of the batch, of an unknown size; here, and for barlow, of the whole batch.
+* barlow: appendix B.2 of https://arxiv.org/abs/2103.03230. The README's command has a cosine and,
+  by its date, 0.002 or 0.005 for the encoder.
+* swav: README and `eval_semisup.py` (facebookresearch/swav at 06b1b7c). Its standard deviation of
+  red, 0.228, is taken for a slip: here it is 0.229. Its classifier starts as PyTorch's layers do,
+  uniform with a standard deviation of 0.0128; here it is normal, and 0.01.
+* moco_v3_vit_b: 150 epochs of DeiT's defaults (https://arxiv.org/abs/2104.02057); these are of
+  facebookresearch/deit, `main.py`, for its 16 GPUs. What is not here: three views of each picture
+  in a batch, positions that are trained, rates that change once an epoch, a first rate of 1e-6.
+* mae_vit_b: `FINETUNE.md` and `main_finetune.py` (facebookresearch/mae at efb2a80): 83.57 +- 0.08
+  over four runs, each 7 hours on 32 V100.
 
-Arithmetic is bfloat16; the originals' is float32 for simclr, byol, vicreg, barlow and swav, and
-mixed float16 for mae and moco_v3. `--config.finetune.compare="('linear',)"` compares with a
-classifier on the frozen encoder.
+Arithmetic is bfloat16; `--config.model.dtype=float32` is that of the ResNets' originals. Other ways
+to use the labels are not run beside, as each takes as long; `--config.finetune.compare` names them.
 """
 
 import dataclasses
@@ -134,7 +130,6 @@ def _sgd(config, method, scaling, batch_size, epochs, rate, head_rate):
         set_views(config, dataclasses.replace(CROP_AND_FLIP, crop_sampler='byol'))
         config.model.padding = 'same'
         config.optimizer.nesterov = True
-        config.finetune.learning_rates = (0.01, 0.02, 0.05, 0.1, 0.005)
         return
     _as_torchvision(config)
     config.finetune.head_init = 'normal'
@@ -165,7 +160,7 @@ def _vit(config, preset, epochs, rate, end):
     config.model.encoder = 'vit_b16'
     config.finetune.drop_path = 0.1
     config.finetune.label_smoothing = 0.1
-    config.finetune.head_init = 'trunc_normal'
+    config.finetune.head_init = 'timm'
     config.optimizer.name = 'adamw'
     config.optimizer.learning_rate = rate
     config.optimizer.min_learning_rate = end
@@ -173,4 +168,5 @@ def _vit(config, preset, epochs, rate, end):
     config.optimizer.weight_decay = 0.05
     if preset == 'mae_vit_b':
         config.finetune.pooling = 'patches'
+        config.finetune.head_init = 'trunc_normal'
         config.finetune.layer_decay = 0.65

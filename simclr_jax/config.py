@@ -166,7 +166,8 @@ def default() -> ConfigDict:
     # they are, or those of the 'batch', as in SimCLR.
     config.finetune.frozen_norm = 'running'
     config.finetune.head_layers = 0  # of the projection head that are kept; 1 in SimCLR v2
-    config.finetune.head_init = 'zero'  # 'normal': N(0, 0.01); 'trunc_normal': N(0, 2e-5), MAE's
+    # The classifier's; 'normal': N(0, 0.01), 'timm': N(0, 0.02), 'trunc_normal': N(0, 2e-5), MAE's.
+    config.finetune.head_init = 'zero'
     # Of a ViT's outputs: its 'own', or the mean of the 'patches' and a new LayerNorm, as in MAE, in
     # place of the class token and the last LayerNorm.
     config.finetune.pooling = 'own'
@@ -293,6 +294,12 @@ def view_recipes(config: ConfigDict) -> tuple[ViewRecipe, ...]:
         except ValueError as error:
             raise ConfigError(f'augment.{view}.{error}') from error
     return tuple(recipes)
+
+
+def pooling(config: ConfigDict) -> str:
+    """Returns how a ViT's outputs become features: as fine-tuning wants, else as `model` says."""
+    wanted = config.finetune.pooling
+    return config.model.pooling if config.method != FINETUNE or wanted == 'own' else wanted
 
 
 def first_trained(trained: str) -> int:

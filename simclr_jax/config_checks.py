@@ -16,6 +16,7 @@ from simclr_jax.config import (
     LINEAR_PROTOCOLS,
     METHODS,
     PROBES,
+    SCRATCH,
     SMALL_IMAGE,
     START_FIELDS,
     VITS,
@@ -31,7 +32,7 @@ from simclr_jax.config import (
 _CHOICES = {
     'method': (*METHODS, FINETUNE),
     'finetune.frozen_norm': ('running', 'batch'),
-    'finetune.head_init': ('zero', 'normal', 'trunc_normal'),
+    'finetune.head_init': ('zero', 'normal', 'timm', 'trunc_normal'),
     'model.encoder': ENCODERS,
     'model.stem': ('auto', 'imagenet', 'small'),
     'model.padding': ('torch', 'simclr', 'same'),
@@ -292,9 +293,13 @@ def blocks(encoder: str) -> int:
 
 def _check_finetune(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
     encoder, field = fields['model.encoder'], 'finetune.trained'
+    # What a file decides is known when it was read, which writes its checksum.
+    known = fields['start.encoder'] in ('', SCRATCH) or fields['start.checksum']
     try:
         first, count = first_trained(fields[field]), blocks(encoder)
-        check(first <= count, field, f'model.encoder={encoder!r} has {count} blocks only')
+        check(
+            first <= count or not known, field, f'model.encoder={encoder!r} has {count} blocks only'
+        )
     except ValueError as error:
         check(False, field, str(error))
         first = 0
@@ -307,7 +312,14 @@ def _check_finetune(fields: dict[str, Any], check: Callable[[bool, str, str], No
     for field in ('finetune.drop_path', 'finetune.label_smoothing'):
         check(0 <= fields[field] < 1, field, 'must be 0 or more and below 1')
     want = f'drops branches of a ViT, and model.encoder={encoder!r} is none; leave it at 0'
-    check(not fields['finetune.drop_path'] or encoder in VITS, 'finetune.drop_path', want)
+    ok = not (fields['finetune.drop_path'] and known) or encoder in VITS
+    check(ok, 'finetune.drop_path', want)
+    field, has_token = 'finetune.pooling', encoder in VITS and fields['model.pooling'] != 'mean'
+    want = (
+        f'is for a ViT with a class token, and model.encoder={encoder!r} is none'
+        f'{" (model.pooling=mean)" if encoder in VITS else ""}; leave it out'
+    )
+    check(fields[field] == 'own' or not known or has_token, field, want)
     if fields['finetune.head_learning_rate']:
         want = 'must be above 0 where finetune.head_learning_rate is given'
         check(fields['optimizer.learning_rate'] > 0, 'optimizer.learning_rate', want)

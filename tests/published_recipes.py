@@ -337,7 +337,162 @@ def simclr_cifar10(version: dict) -> dict:
     return SIMCLR | CIFAR | RAW | jitter(0.4, 0.4, 0.4, 0.1) | SIMCLR_CIFAR | version
 
 
+# Fine-tuning, by the papers and their code; tests/test_finetune_recipes.py has the rates.
+FINETUNE = {
+    'method': 'finetune',
+    'data.image_size': 224,
+    'data.eval_crop': 0.875,
+    'model.encoder': 'resnet50',
+    'model.norm_scope': 'global',
+    'finetune.trained': 'all',
+    'finetune.labels': 'all',  # of the data set, which holds 1 % or 10 %
+    'finetune.head_layers': 0,
+    'finetune.layer_decay': 1.0,
+    'finetune.label_smoothing': 0.0,
+    'finetune.pooling': 'own',
+    'optimizer.momentum': 0.9,
+    'optimizer.weight_decay': 0.0,
+    'optimizer.warmup_epochs': 0.0,
+    'optimizer.min_learning_rate': 0.0,
+    'optimizer.by_epoch': False,
+    'optimizer.schedule': 'cosine',
+    'augment.mixing.mixup_alpha': 0.0,
+    'augment.mixing.cutmix_alpha': 0.0,
+} | view(
+    1,
+    crop_area=(0.08, 1.0),
+    crop_aspect=(3 / 4, 4 / 3),
+    flip_probability=0.5,
+    jitter_probability=0.0,
+    grayscale_probability=0.0,
+    blur_probability=0.0,
+    solarize_probability=0.0,
+    rand_augment='',
+    erase_probability=0.0,
+)
+LABELS = {
+    '1pct': 'imagenet2012_subset/1pct',
+    '10pct': 'imagenet2012_subset/10pct',
+    '100pct': 'imagenet2012',
+}
+TORCHVISION_CROP = view(
+    1,
+    crop_sampler='torchvision',
+    interpolation='bilinear',
+    antialias=True,
+)
+
+
+def finetune_simclr(labels: str, epochs: float) -> dict:
+    """SimCLR, appendix B.5."""
+    numbers = {'data.dataset': LABELS[labels], 'epochs': epochs, 'batch_size': 4096, 'peak': 0.8}
+    numbers |= {'optimizer.name': 'sgd', 'optimizer.nesterov': True, 'model.padding': 'simclr'}
+    numbers |= view(1, crop_sampler='tensorflow', interpolation='bicubic', antialias=False)
+    numbers |= {'finetune.head_learning_rate': 0.0, 'data.drop_remainder': False}
+    return FINETUNE | RAW | EVAL_TENSORFLOW | numbers
+
+
+def finetune_simclr_v2(labels: str, epochs: float, head_layers: int) -> dict:
+    """SimCLR, README of version 2: 0.16 = 0.005 sqrt(1024)."""
+    numbers = {'epochs': epochs, 'batch_size': 1024, 'peak': 0.16, 'optimizer.name': 'lars'}
+    numbers |= {'optimizer.trust_coefficient': 1e-3, 'optimizer.rate_inside_momentum': True}
+    numbers |= {'finetune.head_layers': head_layers, 'finetune.head_init': 'zero'}
+    return finetune_simclr(labels, epochs) | {'optimizer.nesterov': False} | numbers
+
+
+def finetune_byol(labels: str, held_out: float) -> dict:
+    """BYOL, appendix C.1."""
+    numbers = {'data.dataset': LABELS[labels], 'batch_size': 1024, 'epochs': 50.0, 'peak': 0.02}
+    numbers |= {'optimizer.name': 'sgd', 'optimizer.nesterov': True, 'model.padding': 'same'}
+    numbers |= view(1, crop_sampler='byol', interpolation='bicubic', antialias=False)
+    numbers |= {'finetune.head_learning_rate': 0.0, 'data.drop_remainder': False}
+    return FINETUNE | IMAGENET_MEAN | EVAL_TENSORFLOW | numbers
+
+
+def finetune_torch(labels: str, rate: float, head_rate: float, **schedule) -> dict:
+    """VICReg's, Barlow Twins' and SwAV's: two rates, no decay, 20 epochs of batch 256."""
+    numbers = {'data.dataset': LABELS[labels], 'batch_size': 256, 'epochs': 20.0, 'peak': rate}
+    numbers |= {'optimizer.name': 'sgd', 'optimizer.nesterov': False, 'model.padding': 'torch'}
+    numbers |= {'finetune.head_learning_rate': head_rate, 'finetune.head_init': 'normal'}
+    numbers |= {f'optimizer.{name}': value for name, value in schedule.items()}
+    return FINETUNE | IMAGENET_MEAN | EVAL_PIL | TORCHVISION_CROP | numbers
+
+
+BY_EPOCH = {'schedule': 'cosine', 'by_epoch': True}  # CosineAnnealingLR, called once an epoch
+MULTI_STEP = {'schedule': 'steps', 'decay_epochs': (12.0, 16.0), 'decay_factor': 0.2}
+
+
+def finetune_vit(epochs: float, peak: float, end: float) -> dict:
+    """MAE's FINETUNE.md and main_finetune.py, and DeiT's main.py."""
+    numbers = {
+        'data.dataset': 'imagenet2012',
+        'data.drop_remainder': True,  # `drop_last=True`
+        'data.eval_interpolation': 'bicubic',
+        'data.eval_antialias': True,
+        'model.encoder': 'vit_b16',
+        'batch_size': 1024,
+        'epochs': epochs,
+        'peak': peak,
+        'finetune.drop_path': 0.1,
+        'finetune.label_smoothing': 0.1,
+        'finetune.head_learning_rate': 0.0,
+        'optimizer.name': 'adamw',
+        'optimizer.b1': 0.9,
+        'optimizer.b2': 0.999,
+        'optimizer.weight_decay': 0.05,
+        'optimizer.warmup_epochs': 5.0,
+        'optimizer.min_learning_rate': end,
+        'augment.mixing.mixup_alpha': 0.8,
+        'augment.mixing.cutmix_alpha': 1.0,
+        'augment.mixing.probability': 1.0,
+        'augment.mixing.switch_probability': 0.5,
+    } | view(
+        1,
+        crop_sampler='torchvision',
+        interpolation='bicubic',
+        antialias=True,
+        rand_augment='rand-m9-mstd0.5-inc1',
+        erase_probability=0.25,
+        erase_mode='pixel',
+        erase_count=1,
+    )
+    return FINETUNE | IMAGENET_MEAN | numbers
+
+
+MAE = {'finetune.layer_decay': 0.65, 'finetune.pooling': 'patches'}
+MAE |= {'finetune.head_init': 'trunc_normal'}
+FINETUNE_IMAGENET = {
+    'simclr_1pct': finetune_simclr('1pct', 60.0),
+    'simclr_10pct': finetune_simclr('10pct', 30.0),
+    'simclr_v2_1pct': finetune_simclr_v2('1pct', 60.0, 1),
+    'simclr_v2_10pct': finetune_simclr_v2('10pct', 30.0, 1),
+    'simclr_v2_100pct': finetune_simclr_v2('100pct', 30.0, 0),
+    'byol_1pct': finetune_byol('1pct', 0.1),
+    'byol_10pct': finetune_byol('10pct', 0.1),
+    'byol_100pct': finetune_byol('100pct', 10_009 / 1_281_167),
+    'vicreg_1pct': finetune_torch('1pct', 0.03, 0.08, **BY_EPOCH),
+    'vicreg_10pct': finetune_torch('10pct', 0.01, 0.1, **BY_EPOCH),
+    'barlow_1pct': finetune_torch('1pct', 0.002, 0.5, **MULTI_STEP),
+    'swav_1pct': finetune_torch('1pct', 0.02, 5.0, **MULTI_STEP),
+    'swav_10pct': finetune_torch('10pct', 0.01, 0.2, **MULTI_STEP),
+    'moco_v3_vit_b': finetune_vit(150.0, 1e-3, 1e-5) | {'finetune.head_init': 'timm'},
+    'mae_vit_b': finetune_vit(100.0, 2e-3, 1e-6) | MAE,
+}
+# The batch of SimCLR's appendix B.8.2 and the rest of B.5.
+FINETUNE_CIFAR = finetune_simclr('10pct', 30.0) | {
+    'data.dataset': 'cifar10',
+    'data.image_size': 32,
+    'data.eval_crop': 1.0,
+    'batch_size': 256,
+    'peak': 0.05,
+    'model.encoder': 'resnet18',
+    'model.padding': 'torch',
+}
+
+
 RECIPES = {  # (config, preset) -> {field: value}
+    **{('finetune_imagenet', preset): fields for preset, fields in FINETUNE_IMAGENET.items()},
+    ('finetune_cifar10', ''): FINETUNE_CIFAR,
     ('simclr_v2_imagenet', 'r50_1x'): simclr_v2_imagenet('resnet50', 1, 0.0),
     ('simclr_v2_imagenet', 'r50_1x_sk'): simclr_v2_imagenet('resnet50', 1, 0.0625),
     ('simclr_v2_imagenet', 'r50_2x_sk'): simclr_v2_imagenet('resnet50', 2, 0.0625),

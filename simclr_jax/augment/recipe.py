@@ -194,6 +194,9 @@ DIGITS = ViewRecipe(
     blur_sigma=(0.3, 1.0),
 )
 
+# What classifiers are trained on in the papers: SimCLR's crop, and a flip.
+CROP_AND_FLIP = ViewRecipe(jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0)
+
 # timm's views for fine-tuning a ViT, as MAE sets them (`main_finetune.py`, `util/datasets.py`).
 MAE_FINETUNE = ViewRecipe(
     crop_sampler='torchvision',

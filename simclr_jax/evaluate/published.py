@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from simclr_jax import files, interruption, parallel
 from simclr_jax.augment.pixels import normalize_images
-from simclr_jax.augment.recipe import ViewRecipe
+from simclr_jax.augment.recipe import CROP_AND_FLIP, ViewRecipe
 from simclr_jax.command import command
 from simclr_jax.evaluate import subsets
 from simclr_jax.evaluate.features import Features
@@ -52,9 +52,8 @@ class Protocol:
     kernel_std: float | None = 0.01  # of the normal initialization; None is 1 / sqrt(dim)
 
 
-_CROP_AND_FLIP = ViewRecipe(jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0)
 _TORCHVISION = dataclasses.replace(
-    _CROP_AND_FLIP, crop_sampler='torchvision', interpolation='bilinear', antialias=True
+    CROP_AND_FLIP, crop_sampler='torchvision', interpolation='bilinear', antialias=True
 )
 
 # In all of them momentum is 0.9 and the encoder is in evaluation mode (of SimCLR, `model.py` sets
@@ -66,7 +65,7 @@ PROTOCOLS = {
         epochs=90.0,
         batch_size=4096,
         learning_rates=(0.1,),
-        view=_CROP_AND_FLIP,
+        view=CROP_AND_FLIP,
         nesterov=True,
         weight_decay=1e-6,
         kernel_std=0.0,
@@ -76,7 +75,7 @@ PROTOCOLS = {
         epochs=100.0,
         batch_size=512,
         learning_rates=(0.1,),
-        view=_CROP_AND_FLIP,
+        view=CROP_AND_FLIP,
         nesterov=True,
         kernel_std=0.0,
     ),
@@ -85,7 +84,7 @@ PROTOCOLS = {
         epochs=80.0,
         batch_size=1024,
         learning_rates=(0.4, 0.3, 0.2, 0.1, 0.05),
-        view=dataclasses.replace(_CROP_AND_FLIP, crop_sampler='byol'),
+        view=dataclasses.replace(CROP_AND_FLIP, crop_sampler='byol'),
         nesterov=True,
         kernel_std=None,
     ),

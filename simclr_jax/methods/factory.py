@@ -3,7 +3,7 @@
 import ml_collections
 from jax.sharding import Mesh
 
-from simclr_jax.config import FINETUNE, first_trained
+from simclr_jax.config import FINETUNE, first_trained, pooling
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.byol import BYOL
 from simclr_jax.methods.finetune import FineTune
@@ -58,7 +58,7 @@ def create_method(
         width=model.width,
         sk_ratio=model.sk_ratio,
         norm_scope=norm_scope,
-        pooling=model.pooling,
+        pooling=pooling(config),
         num_heads=model.num_heads,
         patch_size=model.patch_size,
         positions=model.positions,

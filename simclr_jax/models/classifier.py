@@ -6,8 +6,9 @@ from flax import linen as nn
 
 HEAD_INITS = {  # how the classifier's kernel starts; its bias starts at 0
     'zero': nn.initializers.zeros,  # `zero_init_logits_layer` of SimCLR's `run.py`
+    'timm': nn.initializers.normal(0.02),  # of a ViT; cut off at -2 and 2, which is never reached
     'normal': nn.initializers.normal(0.01),  # VICReg `evaluate.py`, MoCo, MAE's linear probe
-    # MAE's `main_finetune.py`: timm's `trunc_normal_` cuts off at -2 and 2, which is never reached.
+    # MAE's `main_finetune.py`, by the same `trunc_normal_` as timm's.
     'trunc_normal': nn.initializers.normal(2e-5),
 }
 

@@ -78,7 +78,7 @@ def architecture_of(config: ConfigDict) -> Architecture:
         head = Head(**{name: getattr(head, name) for name in fields})
     how: dict[str, Any] = {}
     if model.encoder in VITS:
-        how |= {'pooling': model.pooling, 'patch_size': model.patch_size}
+        how |= {'pooling': representation.encoder.pooling, 'patch_size': model.patch_size}
         how |= {'num_heads': model.num_heads or VITS[model.encoder]['num_heads']}
         how |= {'positions': model.positions, 'epsilon': model.epsilon}
     else:

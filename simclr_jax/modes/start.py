@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from simclr_jax import parallel
 from simclr_jax.config import (
     ARCHITECTURE_FIELDS,
-    FINETUNE,
     SCRATCH,
     START_FIELDS,
     ConfigError,
@@ -58,7 +57,7 @@ def settle(config: ConfigDict, workdir: str, *, trains: bool) -> tuple[ConfigDic
         return config, []
     path, weights = config.start.encoder, read_weights(config.start.encoder)
     found = _check(path, weights, config.start.checksum)
-    decided = _decided(weights) | _pooled(config, weights)
+    decided = _decided(weights)
     differ = [
         f'{field}={_of(config, field)!r}: {_name(path)} has {value!r}; leave it out'
         for field, value in decided.items()
@@ -169,25 +168,6 @@ def _decided(weights: Weights) -> dict[str, Any]:
         # A ViT may have no other width or ratio than these.
         fields |= {'model.num_heads': heads, 'model.width': 1, 'model.sk_ratio': 0.0}
     return fields | {'data.mean': preprocess.mean, 'data.std': preprocess.std}
-
-
-def _pooled(config: ConfigDict, weights: Weights) -> dict[str, Any]:
-    """Returns what fine-tuning puts in place of how the weights pool a ViT's outputs.
-
-    Raises:
-      ConfigError: they have no class token, whose place among the tokens has to stay.
-    """
-    wanted = config.finetune.pooling
-    if config.method != FINETUNE or wanted == 'own':
-        return {}
-    architecture = weights.architecture
-    if not (architecture.is_vit and architecture.has_token):
-        raise ConfigError(
-            f'finetune.pooling={wanted!r}: is for a ViT with a class token, and '
-            f'{_name(config.start.encoder)} is {architecture.encoder}'
-            f'{" without one" if architecture.is_vit else ""}; leave it out'
-        )
-    return {'model.pooling': wanted}
 
 
 def _check(path: str, weights: Weights, wanted: str, workdir: str = '') -> str:
