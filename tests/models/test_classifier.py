@@ -67,7 +67,9 @@ def test_a_network_in_bfloat16_gives_float32():
     assert features.dtype == logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize('head_init, std', [('normal', 0.01), ('timm', 0.02), ('trunc_normal', 2e-5)])
+@pytest.mark.parametrize(
+    'head_init, std', [('normal', 0.01), ('timm', 0.02), ('trunc_normal', 2e-5)]
+)
 def test_spread_of_the_heads_start(head_init, std):
     network = ClassifierNetwork(tiny(), classes=100, head_init=head_init)
     params, _ = made(network)
