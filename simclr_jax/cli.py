@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import config_auto, interruption, packages
 from simclr_jax.cli_flags import help_text, parse
-from simclr_jax.config import FINETUNE, PROBES, ConfigError, RunError, to_json
+from simclr_jax.config import CLASSIFIERS, DISTILL, FINETUNE, PROBES, ConfigError, RunError, to_json
 from simclr_jax.config_loading import load, load_saved
 from simclr_jax.modes import MODES
 
@@ -147,9 +147,11 @@ def _dispatch(flags: argparse.Namespace, overrides: dict[str, str]) -> int | Non
     start_processes(flags)
     of_run = mode.config and not given.get('encoder')  # else the data alone are the config's
     if of_run:
-        from simclr_jax.modes import start
+        from simclr_jax.modes import start, teacher
 
         config, lines = start.settle(config, flags.workdir, trains=mode.trains)
+        notes += lines
+        config, lines = teacher.settle(config, flags.workdir)
         notes += lines
     if _several_processes():
         from simclr_jax.workdir.agreement import check_same_command
@@ -172,17 +174,19 @@ def _dispatch(flags: argparse.Namespace, overrides: dict[str, str]) -> int | Non
 
 def _check_method(flags: argparse.Namespace, method: str) -> None:
     """Raises ConfigError where the mode is not one for runs of this method."""
-    mode, labels = flags.mode, method == FINETUNE
-    if mode == 'finetune' and not labels:
-        raise ConfigError(
-            f'--mode=finetune: method={method!r} learns without labels; name a recipe that '
-            'fine-tunes, as --config=finetune_digits, or leave --mode out'
+    mode, classifies = flags.mode, method in CLASSIFIERS
+    right = method if classifies else 'pretrain'  # the mode that trains by this method
+    if MODES[mode].trains and mode != right:
+        learns = {FINETUNE: 'from labels', DISTILL: 'from a classifier'}.get(
+            method, 'without labels'
         )
-    if mode == 'pretrain' and labels:
+        fixes = ['leave --mode out' if right == 'pretrain' else f'give --mode={right}']
+        if mode in CLASSIFIERS:
+            fixes.insert(0, f'name a recipe for it, as --config={mode}_digits')
         raise ConfigError(
-            f'--mode=pretrain: method={method!r} learns from labels; give --mode=finetune'
+            f'--mode={mode}: method={method!r} learns {learns}; {", or ".join(fixes)}'
         )
-    if mode in PROBES and labels and not flags.encoder:
+    if mode in PROBES and classifies and not flags.encoder:
         raise ConfigError(
             f'--mode={mode}: evaluates encoders of pretraining, and method={method!r} trains a '
             'classifier, whose figures are in its result.json; name an encoder with --encoder'

@@ -59,6 +59,7 @@ FLAGS = {
     'mode': Flag('MODE', 'one of the above', choices=tuple(MODES)),
     'step': Flag('N', 'which checkpoint of a run (the last one)', _number),
     'encoder': Flag('PATH', "a workdir, an encoder file, or another library's weights", _path),
+    'teacher': Flag('PATH', 'a classifier that is learned from: its file, or a workdir', _path),
     'data': Flag(
         'FOLDER',
         'the pictures: a folder, or the name of a data set; of transfer several, with commas',

@@ -17,6 +17,8 @@ from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 
 METHODS = ('simclr', 'byol', 'moco', 'moco_v3')  # without labels
 FINETUNE = 'finetune'  # the method of a run that learns from labels
+DISTILL = 'distill'  # of one that learns from another classifier
+CLASSIFIERS = (FINETUNE, DISTILL)  # methods that train a classifier, of one view a picture
 SCRATCH = 'scratch'  # in place of weights to start from: random ones
 COMPARED = ('linear', 'knn', SCRATCH)  # other ways to use labels, beside fine-tuning
 PROBES = {'linear_eval': 'linear', 'knn': 'k-NN'}  # functions of modes/probes.py: name in tables
@@ -49,9 +51,9 @@ def default() -> ConfigDict:
     config.seed = 0  # of data order, augmentation and initialization
     # Fields that are chosen by what the machine has, where they are not given: config_auto.py.
     config.auto = ()
-    # One of METHODS, or 'finetune'; its own fields are in the section of that name.
+    # One of METHODS, 'finetune' or 'distill'; its own fields are in the section of that name.
     config.method = 'simclr'
-    # Images a step over all devices; each gives two views, or one while fine-tuning.
+    # Images a step over all devices; each gives two views, or one where a classifier is trained.
     config.batch_size = 256
     config.epochs = 100.0  # passes over the training split
 
@@ -187,6 +189,19 @@ def default() -> ConfigDict:
     config.finetune.labels_per_class = (10, 1)  # beside all labels of the run
     config.finetune.draws = 5  # random choices of so few, for mean and standard deviation
 
+    # Distillation: a student learns what a teacher says of pictures, which need no labels. What of
+    # it is trained, its head and its labels are those of `finetune`; the views are augment.view1's.
+    config.distill = ConfigDict()
+    config.distill.teacher = ''  # a classifier's file, or a workdir with one
+    config.distill.checksum = ''  # of what it held when the run began, which writes it here
+    # Divides the logits of both; above 0. SimCLR v2 has 0.1 where the teacher has the student's
+    # architecture, and 1.0 where it is larger.
+    config.distill.temperature = 1.0
+    # Share of the loss that is the teacher's, in (0, 1]; the rest is that of finetune.labels.
+    config.distill.alpha = 1.0
+    # Whether the run ends with the same training of the same student on finetune.labels alone.
+    config.distill.labels_alone = False
+
     config.optimizer = ConfigDict()
     config.optimizer.name = 'lars'  # 'lars', 'sgd' or 'adamw'
     config.optimizer.learning_rate = 0.3  # before scaling
@@ -282,13 +297,13 @@ def set_views(config: ConfigDict, view1: ViewRecipe, view2: ViewRecipe | None = 
 
 
 def view_recipes(config: ConfigDict) -> tuple[ViewRecipe, ...]:
-    """Returns the recipe of each view: of two, or of one where there are labels to learn from.
+    """Returns the recipe of each view: of two, or of one where a classifier is trained.
 
     Raises:
       ConfigError: a parameter is out of its range.
     """
     recipes = []
-    for view in ('view1',) if config.method == FINETUNE else ('view1', 'view2'):
+    for view in ('view1',) if config.method in CLASSIFIERS else ('view1', 'view2'):
         try:
             recipes.append(ViewRecipe(**config.augment[view].to_dict()))
         except ValueError as error:

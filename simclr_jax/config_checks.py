@@ -10,9 +10,10 @@ from ml_collections import ConfigDict
 
 from simclr_jax.config import (
     AUTO_FIELDS,
+    CLASSIFIERS,
     COMPARED,
+    DISTILL,
     ENCODERS,
-    FINETUNE,
     LINEAR_PROTOCOLS,
     METHODS,
     PROBES,
@@ -30,7 +31,7 @@ from simclr_jax.config import (
 )
 
 _CHOICES = {
-    'method': (*METHODS, FINETUNE),
+    'method': (*METHODS, *CLASSIFIERS),
     'finetune.frozen_norm': ('running', 'batch'),
     'finetune.head_init': ('zero', 'normal', 'timm', 'trunc_normal'),
     'model.encoder': ENCODERS,
@@ -81,6 +82,8 @@ _POSITIVE = (
     'moco_v3.num_layers',
     'finetune.layer_decay',
     'optimizer.decay_factor',
+    'distill.temperature',
+    'distill.alpha',
     'optimizer.trust_coefficient',
     'optimizer.accumulation_steps',
     'log.every_steps',
@@ -120,6 +123,7 @@ _NOT_NEGATIVE = (
 )
 _UNIT = (
     'finetune.layer_decay',
+    'distill.alpha',
     'health.patience',
     'byol.base_decay',
     'moco.decay',
@@ -199,6 +203,10 @@ def validate(config: ConfigDict) -> None:
     check(ok, 'start.given', f'must hold some of {", ".join(START_FIELDS)}, or nothing')
     want = 'needs start.encoder beside it'
     check(fields['start.encoder'] or not fields['start.checksum'], 'start.checksum', want)
+    want = "has an effect with method='distill' only; leave it out"
+    check(fields['method'] == DISTILL or not fields['distill.teacher'], 'distill.teacher', want)
+    want = 'needs distill.teacher beside it'
+    check(fields['distill.teacher'] or not fields['distill.checksum'], 'distill.checksum', want)
     _check_model(fields, check)
     _check_finetune(fields, check)
     for recipes in (view_recipes, mixing_recipe):

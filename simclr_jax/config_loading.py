@@ -32,6 +32,7 @@ FREE_FIELDS = (
     *('eval', 'linear_eval', 'knn'),
     *('finetune.compare', 'finetune.labels_per_class', 'finetune.draws'),
     *('start.encoder', 'start.given'),  # what it held is compared by its checksum
+    *('distill.teacher', 'distill.labels_alone'),
 )
 
 # Fields that have another name today, for workdirs from before.

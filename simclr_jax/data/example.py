@@ -66,6 +66,12 @@ def serialize(image: bytes, label: int | None = None, orientation: int = 1) -> b
     return _field(1, b''.join(_field(1, entry) for entry in entries))
 
 
+def without_label(record: bytes) -> bytes:
+    """Returns a record with the label -1: that there is none."""
+    image, _, orientation = parse(record)
+    return serialize(image, -1, orientation)
+
+
 def _integers(message: memoryview) -> Iterator[int]:
     """The numbers of an Int64List, packed or not."""
     for value in _values(message, 1):

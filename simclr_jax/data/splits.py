@@ -100,6 +100,23 @@ def with_labels(source: Source) -> Source:
     return subset(source, np.flatnonzero(source.labels >= 0))
 
 
+def hide_labels(source: Source, hidden: np.ndarray) -> Source:
+    """Returns the same records, of which those that are `hidden` `[num_examples]` have no label."""
+    if not hidden.any():
+        return source
+
+    def read(chosen: Sequence[int]) -> list[bytes]:
+        return [
+            example.without_label(record) if hidden[index] else record
+            for index, record in zip(chosen, source.read(chosen), strict=True)
+        ]
+
+    labels = source.labels
+    if labels is not None:
+        labels = np.where(hidden, -1, labels)
+    return dataclasses.replace(source, read=read, labels=labels)
+
+
 def hold_out(source: Source, share: float) -> tuple[Source, Source]:
     """Divides a source at random, always alike: the rest, and about `share` of it, one or more."""
     bits = np.random.Philox(0).random_raw(source.num_examples)

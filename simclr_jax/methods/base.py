@@ -38,8 +38,10 @@ class Aux:
 class Method(Protocol):
     """An objective. `views` are floats `[batch, view, height, width, channel]`.
 
-    One whose class has `supervised = True` learns from labels: its `loss` takes `labels` `[batch]`
-    int32 by name, -1 where there is none, and its `init` takes all the variables that a file of
+    One that has `supervised = True` learns from labels: its `loss` takes `labels` `[batch]` int32
+    by name, -1 where there is none. One that has `taught = True` learns from another network, which
+    stays as it is: its `loss` takes the variables of that, `teacher`, by name. One that has
+    `classifies = True` trains a classifier: its `init` takes all the variables that a file of
     weights holds in place of the encoder's.
     """
 
@@ -77,6 +79,16 @@ class Method(Protocol):
 def is_supervised(method: Method) -> bool:
     """Whether a method learns from labels."""
     return getattr(method, 'supervised', False)
+
+
+def is_taught(method: Method) -> bool:
+    """Whether a method learns from another network."""
+    return getattr(method, 'taught', False)
+
+
+def is_classifier(method: Method) -> bool:
+    """Whether a method trains a classifier."""
+    return getattr(method, 'classifies', False)
 
 
 def start_from(variables: Tree, encoder: Tree | None) -> Tree:

@@ -1,11 +1,14 @@
 """From the config to a method."""
 
+import functools
+
 import ml_collections
 from jax.sharding import Mesh
 
-from simclr_jax.config import FINETUNE, first_trained, pooling
+from simclr_jax.config import CLASSIFIERS, DISTILL, first_trained, pooling
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.byol import BYOL
+from simclr_jax.methods.distill import Distill, Teacher
 from simclr_jax.methods.finetune import FineTune
 from simclr_jax.methods.moco import MoCo
 from simclr_jax.methods.moco_v3 import MoCoV3
@@ -25,6 +28,7 @@ def create_method(
     *,
     classes: int = 0,
     projector: MLPHead | None = None,
+    teacher: Teacher | None = None,
 ) -> Method:
     """Returns the method that `config.method` names, around the encoder of `config.model`.
 
@@ -33,13 +37,14 @@ def create_method(
       total_steps: of the run.
       mesh: what the batch is sharded over, for the losses that spell out their communication and
         for batch normalization of the 'device' scope; None is one device.
-      classes: of the labels, for fine-tuning.
-      projector: the head of which fine-tuning may keep some layers.
+      classes: of the labels, where a classifier is trained.
+      projector: the head of which it may keep some layers.
+      teacher: what a student learns from.
     """
     model, finetune = config.model, config.finetune
-    supervised = config.method == FINETUNE
+    classifies = config.method in CLASSIFIERS
     trained = {}
-    if supervised:
+    if classifies:
         trained = {
             'first_trained': first_trained(finetune.trained),
             'frozen_norm': finetune.frozen_norm,
@@ -63,15 +68,23 @@ def create_method(
         patch_size=model.patch_size,
         positions=model.positions,
         epsilon=model.epsilon,
-        freeze_patch_projection=model.freeze_patch_projection and not supervised,
+        freeze_patch_projection=model.freeze_patch_projection and not classifies,
         remat=model.remat,
         dot_1x1=platform == 'cpu',
         fold_norm=platform != 'gpu',
         dtype=model.dtype,
         **trained,
     )
-    if supervised:
-        return FineTune(
+    if classifies:
+        kind = FineTune
+        if config.method == DISTILL:
+            kind = functools.partial(
+                Distill,
+                teacher=teacher,
+                temperature=config.distill.temperature,
+                alpha=config.distill.alpha,
+            )
+        return kind(
             encoder,
             classes,
             projector,

@@ -39,6 +39,7 @@ class FineTune:
     """
 
     supervised: ClassVar[bool] = True
+    classifies: ClassVar[bool] = True
 
     encoder: nn.Module
     classes: int
@@ -84,6 +85,15 @@ class FineTune:
         self, params, variables, extra, views, rng, step, labels: jax.Array
     ) -> tuple[jax.Array, Aux]:
         """`views` are `[batch, 1, height, width, channel]`, `labels` `[batch]` int32."""
+        (features, logits), variables = self.forward(params, variables, views, rng)
+        loss, count, right = self.of_labels(logits, labels)
+        metrics = {'accuracy': (right, count)}
+        return loss / jnp.maximum(count, 1.0), Aux(variables, split_views(features, 1), metrics)
+
+    def forward(
+        self, params: Tree, variables: Tree, views: jax.Array, rng: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], Tree]:
+        """Returns features `[batch, dim]` and logits `[batch, classes]`, and the new statistics."""
 
         def forward(variables: Tree, rows: tuple[jax.Array, jax.Array]):
             views, places = rows
@@ -98,18 +108,23 @@ class FineTune:
             )
 
         rows = views, jnp.arange(len(views))
-        (features, logits), variables = in_micro_batches(
-            forward, variables, rows, self.accumulation_steps
-        )
+        return in_micro_batches(forward, variables, rows, self.accumulation_steps)
+
+    def of_labels(
+        self, logits: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns the sum of the losses of those with a label, how many these are, and are right.
+
+        Args:
+          logits: `[batch, classes]`.
+          labels: `[batch]`, -1 where there is none.
+        """
         known = (labels >= 0).astype(jnp.float32)
-        count = known.sum()
         targets = jax.nn.one_hot(jnp.maximum(labels, 0), self.classes)
         targets = optax.smooth_labels(targets, self.label_smoothing)
         losses = optax.softmax_cross_entropy(logits, targets)
         right = (logits.argmax(-1) == labels).astype(jnp.float32)
-        metrics = {'accuracy': ((right * known).sum(), count)}
-        loss = (losses * known).sum() / jnp.maximum(count, 1.0)
-        return loss, Aux(variables, split_views(features, 1), metrics)
+        return (losses * known).sum(), known.sum(), (right * known).sum()
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         return extra

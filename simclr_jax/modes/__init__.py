@@ -41,6 +41,11 @@ MODES = {
         fields={'encoder': 'start.encoder'},
         trains=True,
     ),
+    'distill': Mode(
+        'trains a student on what a classifier says of pictures, with labels or without',
+        fields={'encoder': 'start.encoder', 'teacher': 'distill.teacher'},
+        trains=True,
+    ),
     'linear_eval': Mode(
         'evaluates a run again, or an encoder, by a linear classifier', flags=('step', 'encoder')
     ),

@@ -65,14 +65,15 @@ def write_classifier_report(
         test_size=about['test_pictures'],
         confusion=confusion(found.own, found.labels, len(names)),
         label_names=names,
-        mistakes=_mistakes(run, data, found),
+        mistakes=mistakes(run, data, found),
         metrics=metrics,
         views=load_views(workdir),
         config_text=config_lib.to_json(config),
     )
 
 
-def _mistakes(run: Run, data: EvalData, found: Compared) -> Mistakes:
+def mistakes(run: Run, data: EvalData, found: Compared) -> Mistakes:
+    """Returns the surest mistakes of a run's own classifier, with their pictures."""
     wrong = confident_mistakes(found.own, found.labels, len(found.labels))
     places, how = wrong[:_MISTAKES], run.config.data
     images = np.zeros((0, how.image_size, how.image_size, run.source.image_shape[-1]), np.uint8)

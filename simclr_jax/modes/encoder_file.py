@@ -1,6 +1,8 @@
 """A run's encoder as a file: when pretraining ends, and of any checkpoint without its data."""
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,7 +21,7 @@ from simclr_jax.models.factory import VITS
 from simclr_jax.train.setup import Run
 from simclr_jax.train.state import TrainState
 from simclr_jax.weights import native
-from simclr_jax.weights.description import Architecture, Head, Preprocess, Weights
+from simclr_jax.weights.description import Architecture, Classifier, Head, Preprocess, Weights
 from simclr_jax.workdir.claim import Held, check_claim
 from simclr_jax.workdir.reader import find_step, restore_some
 
@@ -36,6 +38,42 @@ def write_encoder(run: Run, workdir: str, state: TrainState) -> None:
         path = epath.Path(workdir) / native.NAME
         native.save(path, weights_of(run, state))
         print(f'encoder   {path}', flush=True)
+
+
+def write_classifier(run: Run, workdir: str, variables: Tree, names: Sequence[str]) -> None:
+    """Writes `classifier.safetensors` in the workdir; of several processes, the first one does.
+
+    Args:
+      run: the parts of the run that trained it.
+      workdir: of the run.
+      variables: what `run.method.network` is applied with.
+      names: of the labels.
+
+    Raises:
+      OSError: the disk is full, or failed; a file of before is as it was.
+    """
+    if parallel.is_main_process():
+        path = epath.Path(workdir) / native.CLASSIFIER_NAME
+        native.save(path, classifier_weights(run, variables, names))
+        print(f'classifier {path}', flush=True)
+
+
+def classifier_weights(run: Run, variables: Tree, names: Sequence[str]) -> Weights:
+    """Returns the classifier of a run that has trained one; the arguments as `write_classifier`."""
+    config, source = run.config, run.source
+    weights = _weights(
+        config,
+        jax.device_get(parallel.own_copy(variables)),
+        run.length.total_steps,
+        preprocess_of(config, source.image_shape[-1], source.intensity),
+        source.num_examples,
+    )
+    layers = config.finetune.head_layers
+    head = run.start.architecture.head if layers else None
+    architecture = dataclasses.replace(weights.architecture, head=head, head_layers=layers)
+    return dataclasses.replace(
+        weights, architecture=architecture, classifier=Classifier(tuple(names))
+    )
 
 
 def weights_of(run: Run, state: TrainState) -> Weights:

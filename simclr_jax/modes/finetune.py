@@ -21,7 +21,7 @@ from simclr_jax.modes import comparison, results, start
 from simclr_jax.modes import labelled as labelled_lib
 from simclr_jax.modes.classifier_report import write_classifier_report
 from simclr_jax.modes.encoder_evaluation import subject_of
-from simclr_jax.modes.encoder_file import preprocess_of
+from simclr_jax.modes.encoder_file import preprocess_of, write_classifier
 from simclr_jax.modes.fits import Fits
 from simclr_jax.modes.labelled import Labelled
 from simclr_jax.modes.reporting import save_views
@@ -94,6 +94,7 @@ def main(config: ConfigDict, workdir: str) -> None:
             save_views(workdir, trained.views)
         if trained.views is not None or _TRAINING not in results.read(workdir):
             results.write(workdir, _TRAINING, trained.figures)
+        write_classifier(trained.run, workdir, trained.variables, source.label_names)
         _test(trained, workdir, labelled)
 
 

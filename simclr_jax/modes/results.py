@@ -5,10 +5,14 @@
          "step": 900, "data": {"name": "digits", "test_split": "test", ...}, "settings": {...}},
  "finetune": {"fine_tuned": {"all": {"mean": 0.99, "std": 0.0, "draws": [...], "per_class": [...],
               "top_5": {"mean": ..., "std": ...}}, "10": ..., "1": ...},
-              "linear": ..., "knn": ..., "scratch": ..., "weights": {...}, "data": {...}, ...}}
+              "linear": ..., "knn": ..., "scratch": ..., "weights": {...}, "data": {...}, ...},
+ "distill": {"agreement": 0.98, "teacher": {"10": {"mean": 0.9, ...}}, "student": ...,
+             "labels_alone": ..., "parameters": {"teacher": 300000, "student": 300000}, ...}}
 
 The accuracies of `finetune` are test accuracies of the ways to use labels; `per_class` has null for
-a class without test pictures, and `top_5` is there with more than ten classes.
+a class without test pictures, and `top_5` is there with more than ten classes. Those of `distill`
+are keyed by the labels that the teacher was fine-tuned on; `agreement` is the share of the test
+pictures that teacher and student take for the same class.
 
 Of an encoder that no run of the workdir made, `weights` stand where the step would: `path`,
 `layout`, `checksum`, `architecture` and `preprocess`.
@@ -26,13 +30,16 @@ from simclr_jax.report.classifier import accuracy_table
 from simclr_jax.report.html import format_table
 
 FINETUNE = 'finetune'  # the entry of a comparison of ways to use labels
+DISTILL = 'distill'  # that of a student and its teacher
 _NAME = 'result.json'
 _ABOUT = (
     'step',
     'weights',
     'data',
     'settings',
-)  # of a probe's entry; the rest are names of features
+    'agreement',
+    'parameters',
+)  # of an entry; the rest are names of features, or of classifiers
 
 Entry = dict[str, Any]
 
@@ -79,6 +86,16 @@ def subject(entry: Entry) -> str:
     return text
 
 
+def distilled_on(entry: Entry) -> str:
+    """Says what the figures of a student are of."""
+    data, weights = entry['data'], entry['weights']
+    return (
+        f'{data["test_pictures"]:,} pictures of {data["name"]} ({data["test_split"]}), distilled '
+        f'on {data["train_pictures"]:,} ({data["train_split"]}), teacher {weights["path"]} '
+        f'(checksum {weights["checksum"][:12]})'
+    )
+
+
 def by_subject(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns `{subject: {row: figures}}`: one table for each thing that was evaluated."""
     tables = {}
@@ -95,4 +112,7 @@ def format_results(result: dict[str, Any]) -> str:
     tables = [(about, format_table(table)) for about, table in by_subject(result).items()]
     if entry := result.get(FINETUNE):
         tables.append((subject(entry), format_table(accuracy_table(figures(entry)), 'accuracy')))
+    if (entry := result.get(DISTILL)) and figures(entry):
+        table = accuracy_table(figures(entry))
+        tables.append((distilled_on(entry), format_table(table, 'accuracy')))
     return '\n\n'.join(f'Accuracy in percent on {about}\n\n{table}' for about, table in tables)

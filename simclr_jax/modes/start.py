@@ -28,7 +28,7 @@ from simclr_jax.workdir.claim import START
 
 _OF_RESNETS = ('model.stem', 'model.padding', 'model.width', 'model.sk_ratio')
 _NOTHING = ('', SCRATCH)  # to start from
-_SHOWN = 12  # digits of a checksum
+SHOWN = 12  # digits of a checksum
 
 
 def settle(config: ConfigDict, workdir: str, *, trains: bool) -> tuple[ConfigDict, list[str]]:
@@ -83,7 +83,7 @@ def settle(config: ConfigDict, workdir: str, *, trains: bool) -> tuple[ConfigDic
     decided = {field: value for field, value in decided.items() if field not in given}
     layout = weights.origin.get('layout', 'simclr_jax')
     lines.append(
-        f'starting from {path} ({layout}, checksum {found[:_SHOWN]}), which decides '
+        f'starting from {path} ({layout}, checksum {found[:SHOWN]}), which decides '
         f'{as_flags(decided)}'
     )
     settled = _with(config, decided | {'start.checksum': found})
@@ -115,13 +115,13 @@ def read(config: ConfigDict, workdir: str) -> Weights | None:
     return weights
 
 
-def keep(workdir: str, weights: Weights | None) -> None:
-    """Keeps a copy for later commands on the run.
+def keep(workdir: str, weights: Weights | None, name: str = START) -> None:
+    """Keeps a copy, a file of this name, for later commands on the run.
 
     Raises:
       ConfigError: the workdir cannot be written.
     """
-    path = epath.Path(workdir) / START
+    path = epath.Path(workdir) / name
     if weights is None or not parallel.is_main_process():
         return
     try:

@@ -28,12 +28,18 @@ _SHOWN = {  # a way to use labels to its name
     'linear': 'linear',
     'knn': 'k-NN',
     'scratch': 'from scratch',
+    'teacher': 'teacher',
+    'student': 'student',
+    'labels_alone': 'labels alone',
 }
 _WORDS = {
     'fine_tuned': 'Fine-tuned: the encoder and a classifier on it, trained on the labels.',
     'linear': 'Linear: logistic regression on the features of the encoder, which stays as it is.',
     'knn': 'k-NN: a vote of the nearest labelled pictures by these features.',
     'scratch': 'From scratch: the same training, of an encoder that begins at random.',
+    'teacher': 'Teacher: the classifier that was learned from, by its file.',
+    'student': 'Student: what this run trained on what the teacher says of pictures.',
+    'labels_alone': 'Labels alone: the same student, trained as long without the teacher.',
 }
 _STYLE = """
 .curve svg { width: 100%; height: auto; min-width: 34rem; }
@@ -102,7 +108,8 @@ def write_classifier(
       path: the HTML file.
       title: the heading.
       summary: what was run: names and values.
-      comparison: `{way: {labels: {'mean', 'std', ...}}}`, as `evaluate.comparison` has them.
+      comparison: `{way: {labels: {'mean', 'std', ...}}}`, as `evaluate.comparison` has them; empty
+        where the test pictures have no labels.
       labels_of_all: labels a class that the run has, on the average.
       notes: sentences below the table.
       test_size: how many pictures the accuracies are of.
@@ -129,9 +136,12 @@ def write_classifier(
     sections = [('Results', table + lines)]
     if several:
         sections.append(('How many labels', _curve(comparison, labels_of_all)))
+    if comparison:
+        sections += [
+            ('What is taken for what', _confusion(confusion, label_names)),
+            ('Surest mistakes', _mistakes(mistakes, label_names)),
+        ]
     sections += [
-        ('What is taken for what', _confusion(confusion, label_names)),
-        ('Surest mistakes', _mistakes(mistakes, label_names)),
         ('Curves', metric_curves(metrics)),
         ('Augmented views', view_images(views)),
         ('Config', config_box(config_text)),

@@ -46,7 +46,7 @@ def measure(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     times, start = [], time.perf_counter()
     while len(times) <= _MIN_STEPS or time.perf_counter() - start < _SECONDS:
         before = time.perf_counter()
-        state, metrics = program(state, batch)
+        state, metrics = program(state, batch, *run.fixed)
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - before)
     seconds = float(np.median(times[1:]))  # the first warms up

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from simclr_jax import parallel
-from simclr_jax.config import ConfigError, as_flags, canvas_side
+from simclr_jax.config import DISTILL, ConfigError, as_flags, canvas_side
 from simclr_jax.config_auto import GIB, Hardware
 from simclr_jax.config_smaller import changed, changes
 from simclr_jax.data.sources import Source
@@ -28,6 +28,7 @@ from simclr_jax.tools.known import known_source
 from simclr_jax.tools.program import cost
 from simclr_jax.train.out_of_memory import is_out_of_memory, refused
 from simclr_jax.train.setup import Run, assemble
+from simclr_jax.train.teacher import read_teacher
 
 EXAMPLES = '--topology=v5e:16x16, --topology=v4:4x4x4 or --topology=cpu:8'
 _ASSUMED = 1_000_000  # images, where their number is not known
@@ -172,7 +173,8 @@ def assemble_without_data(config: ConfigDict, mesh: Mesh) -> Run:
         source = Source(lambda _: [], _ASSUMED, shape, None, canvas_side(config))
     examples = max(source.num_examples, config.batch_size)  # too large a batch is the run's affair
     source = dataclasses.replace(source, read=lambda _: [], num_examples=examples)
-    return assemble(config, mesh, source)
+    teacher = read_teacher(config.distill.teacher) if config.method == DISTILL else None
+    return assemble(config, mesh, source, teacher=teacher)
 
 
 @contextlib.contextmanager

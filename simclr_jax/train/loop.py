@@ -77,7 +77,7 @@ def train(run: Run, workdir: str) -> tuple[TrainState, dict[str, float], np.ndar
                 views = inputs.sheet(batch, run, step - 1)
                 pace.begin()
             batch = parallel.put_batch(inputs.for_step(batch, run), run.mesh)
-            state, metrics = step_fn(state, batch)
+            state, metrics = step_fn(state, batch, *run.fixed)
             pace.add(step, metrics['loss'][0])
             stop = interruption.asked(step) and step < length.total_steps
             save = saves.due(step) or stop

@@ -166,7 +166,7 @@ def _bytes_with(run: Run, fields: dict[str, Any]) -> float | None:
     try:
         config = changed(run.config, fields)
         source = dataclasses.replace(run.source, canvas=canvas_side(config))
-        other = assemble(config, run.mesh, source, run.start)
+        other = assemble(config, run.mesh, source, run.start, run.teacher)
         program = other.lower_step().compile(compiler_options=_QUICK if on_cpu else None)
         size = needed(other, program_bytes(program))
     except ConfigError:  # micro-batches do not divide over the devices, the split is too small

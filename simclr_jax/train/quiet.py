@@ -28,7 +28,7 @@ def train_quietly(run: Run, program: jax.stages.Compiled, state: TrainState) -> 
     losses = deque()
     for batch in inputs.train_batches(run, 0):
         arrays = parallel.put_batch(inputs.for_step(batch, run), run.mesh)
-        state, metrics = program(state, arrays)
+        state, metrics = program(state, arrays, *run.fixed)
         losses.append(metrics['loss'][0])
         if len(losses) > IN_FLIGHT:  # no more steps on the devices than memory was counted for
             losses.popleft().block_until_ready()

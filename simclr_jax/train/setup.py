@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -13,8 +14,10 @@ from simclr_jax import config as config_lib
 from simclr_jax import parallel
 from simclr_jax.augment import erasing, jax_ops
 from simclr_jax.data import sources
+from simclr_jax.data.deep import WHOLE
 from simclr_jax.data.factory import open_split
-from simclr_jax.methods.base import Method, Tree, is_supervised
+from simclr_jax.methods.base import Method, Tree, is_classifier, is_supervised
+from simclr_jax.methods.distill import Teacher
 from simclr_jax.methods.factory import create_method
 from simclr_jax.models.vit import PATCH_PROJECTION
 from simclr_jax.optim.factory import create_optimizer
@@ -44,6 +47,7 @@ class Run:
     schedule: optax.Schedule  # the learning rate at each step
     probe: OnlineProbe | None
     start: Weights | None = None  # what its encoder goes on from
+    teacher: Weights | None = None  # what it learns from
     groups: Groups | None = None  # of the parameters that are fine-tuned
 
     @property
@@ -99,7 +103,7 @@ class Run:
             return self.init_at_random()
         variables = self.start.variables
         return self._jitted_init(
-            variables if is_supervised(self.method) else encoder_part(variables)
+            variables if is_classifier(self.method) else encoder_part(variables)
         )
 
     def init_at_random(self) -> TrainState:
@@ -118,6 +122,22 @@ class Run:
         if self.probe or is_supervised(self.method):
             shapes['label'] = jax.ShapeDtypeStruct((count,), jnp.int32)
         return shapes
+
+    @functools.cached_property
+    def fixed(self) -> tuple[Tree, ...]:
+        """What the train step takes beside state and batch: the teacher's variables, if any.
+
+        They lie whole on every device, and are no part of the state: no checkpoint has them.
+        """
+        if self.teacher is None:
+            return ()
+        everywhere = parallel.replicated(self.mesh)
+        return (
+            jax.tree.map(
+                lambda x: jax.make_array_from_process_local_data(everywhere, x, np.shape(x)),
+                self.teacher.variables,
+            ),
+        )
 
     def lower_step(self) -> jax.stages.Lowered:
         """Returns the train step for the mesh; `compile()` makes it a program."""
@@ -138,7 +158,8 @@ class Run:
             augment=self.augment,
             erase=self.erase,
         )
-        return step.trace(self.abstract_state(), self.abstract_batch())
+        fixed = [] if self.teacher is None else [_shapes(self.teacher.variables)]
+        return step.trace(self.abstract_state(), self.abstract_batch(), *fixed)
 
     def abstract_state(self) -> TrainState:
         """Returns the shapes, types and shardings of the state, computing nothing."""
@@ -150,6 +171,7 @@ def prepare(
     held: Held | None = None,
     start: Weights | None = None,
     source: sources.Source | None = None,
+    teacher: Weights | None = None,
 ) -> Run:
     """Checks what needs devices and data, cheapest first, and builds the parts.
 
@@ -158,6 +180,7 @@ def prepare(
       held: what its data held when it began; None for one that begins.
       start: what its encoder goes on from; None for a random one.
       source: what it is trained on; None opens `data.train_split`.
+      teacher: the classifier that it learns from, if any.
 
     Raises:
       ConfigError: a batch does not divide, the data set is not there, or channels do not match.
@@ -169,17 +192,30 @@ def prepare(
         data = config.data
         sources.check_prepared(data.dataset, data.data_dir, data.path, data.labels)
         source = open_split(config, config.data.train_split, held)
-    if start and start.preprocess.channels != (channels := source.image_shape[-1]):
+    named = ('start.encoder', config.start.encoder, start)
+    for field, path, weights in (named, ('distill.teacher', config.distill.teacher, teacher)):
+        if weights and weights.preprocess.channels != (channels := source.image_shape[-1]):
+            raise config_lib.ConfigError(
+                f'{field}={path!r}: takes pictures of {weights.preprocess.channels} channel(s), '
+                f'but those of {config.data.dataset} have {channels}'
+            )
+    deep = teacher and source.intensity != WHOLE
+    if deep and source.intensity != teacher.preprocess.intensity:
         raise config_lib.ConfigError(
-            f'start.encoder={config.start.encoder!r}: takes pictures of '
-            f'{start.preprocess.channels} channel(s), but those of {config.data.dataset} have '
-            f'{channels}'
+            f'distill.teacher={config.distill.teacher!r}: takes black and white to be '
+            f'{teacher.preprocess.intensity} in pictures of more than 8 bits, but those of '
+            f'{config.data.dataset} have {source.intensity}; distill on pictures of the range that '
+            'it was trained on'
         )
-    return assemble(config, mesh, source, start)
+    return assemble(config, mesh, source, start, teacher)
 
 
 def assemble(
-    config: ConfigDict, mesh: Mesh, source: sources.Source, start: Weights | None = None
+    config: ConfigDict,
+    mesh: Mesh,
+    source: sources.Source,
+    start: Weights | None = None,
+    teacher: Weights | None = None,
 ) -> Run:
     """Builds the parts of a run on `source`, of which only the description is looked at.
 
@@ -188,6 +224,7 @@ def assemble(
       mesh: the devices.
       source: the training split.
       start: what its encoder goes on from; None for a random one.
+      teacher: the classifier that it learns from, if any.
 
     Raises:
       ConfigError: channels do not match, or the batch is larger than the split.
@@ -206,29 +243,51 @@ def assemble(
             f'{micro_batch} do not divide over the {mesh.devices.size} devices; take fewer'
         )
     length = config_lib.resolve_length(config, source.num_examples)
-    supervised = config.method == config_lib.FINETUNE
+    classifies = config.method in config_lib.CLASSIFIERS
     method = create_method(
         config,
         length.total_steps,
         mesh,
-        classes=source.num_classes,
+        classes=len(teacher.classifier.names) if teacher else source.num_classes,
         projector=start.architecture.module(config.model.dtype).projector if start else None,
+        teacher=_teacher(config, teacher) if teacher else None,
     )
-    groups = _groups(config) if supervised else None
+    groups = _groups(config) if classifies else None
     tx, schedule = create_optimizer(
         config.optimizer,
         config.batch_size,
         length.steps_per_epoch,
         length.total_steps,
         frozen=(PATCH_PROJECTION,)
-        if config.model.freeze_patch_projection and not supervised
+        if config.model.freeze_patch_projection and not classifies
         else (),
         groups=groups,
     )
     probe = None
-    if source.num_classes and config.probe.learning_rate and not supervised:
+    if source.num_classes and config.probe.learning_rate and not classifies:
         probe = OnlineProbe(source.num_classes, config.probe.learning_rate)
-    return Run(config, mesh, source, length, method, tx, schedule, probe, start, groups)
+    return Run(config, mesh, source, length, method, tx, schedule, probe, start, teacher, groups)
+
+
+def _teacher(config: ConfigDict, weights: Weights) -> Teacher:
+    """Returns the teacher, with how it sees the views that the run normalizes for the student."""
+    seen = weights.preprocess
+    mean, std, own_mean, own_std = (
+        np.asarray(x, np.float64) for x in (config.data.mean, config.data.std, seen.mean, seen.std)
+    )
+    # A pixel in [0, 1] is std * normalized + mean.
+    return Teacher(
+        weights.network(config.model.dtype),
+        tuple((std / own_std).tolist()),
+        tuple(((mean - own_mean) / own_std).tolist()),
+        seen.size,
+        seen.interpolation,
+        seen.antialias,
+    )
+
+
+def _shapes(tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.float32), tree)
 
 
 def _groups(config: ConfigDict) -> Groups:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from simclr_jax import parallel
 from simclr_jax.augment.pixels import normalize_images
-from simclr_jax.methods.base import Method, is_supervised
+from simclr_jax.methods.base import Method, Tree, is_supervised, is_taught
 from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import TrainState
 
@@ -34,10 +34,11 @@ def make_train_step(
     skip_nonfinite: bool = False,
     augment: Augment | None = None,
     erase: Erase | None = None,
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns `step(state, batch) -> (state, metrics)`.
 
-    The input state is donated and must not be used again.
+    The input state is donated and must not be used again. Of a method that is taught it is
+    `step(state, batch, teacher)`, with the variables of what it learns from.
 
     Args:
       method: gives the loss.
@@ -54,15 +55,21 @@ def make_train_step(
       erase: changes normalized views, where a recipe erases parts of them.
     """
 
-    def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+    taught = is_taught(method)
+
+    def train_step(
+        state: TrainState, batch: dict[str, jax.Array], *teacher: Tree
+    ) -> tuple[TrainState, Metrics]:
         images = augment(batch, state.step) if augment else batch['image']
         views = normalize_images(images, mean, std)
         if erase:
             views = erase(views, batch['index'], step=state.step)
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
-        labels = {'labels': batch['label']} if is_supervised(method) else {}
+        learned_from = {'labels': batch['label']} if is_supervised(method) else {}
+        if taught:
+            (learned_from['teacher'],) = teacher
         (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
-            state.params, state.variables, state.extra, views, rng, state.step, **labels
+            state.params, state.variables, state.extra, views, rng, state.step, **learned_from
         )
         norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -105,7 +112,7 @@ def make_train_step(
     replicated = parallel.replicated(mesh)
     return jax.jit(
         train_step,
-        in_shardings=(replicated, parallel.batch_sharding(mesh)),
+        in_shardings=(replicated, parallel.batch_sharding(mesh), *[replicated] * taught),
         out_shardings=replicated,
         donate_argnums=0,
     )

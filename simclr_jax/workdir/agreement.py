@@ -15,7 +15,7 @@ from simclr_jax.config import ConfigError
 
 # Each machine may have its own folders, and its own number of cores to read them with.
 _OWN = ('--data', 'data.data_dir', 'data.path', 'eval.path', 'data.workers', 'start.encoder')
-_OWN += ('--labels', 'data.labels', 'eval.labels')
+_OWN += ('--labels', 'data.labels', 'eval.labels', 'distill.teacher')
 _PATIENCE = 15.0  # seconds for a network file system to show a new file
 
 
