@@ -321,6 +321,10 @@ sys.exit(cli.main(['--config=simclr_folder', *flags]))
     [
         ('pretrain', 'finetune_digits', 'give --mode=finetune'),
         ('finetune', 'simclr_digits', "method='simclr' learns without labels"),
+        ('distill', 'finetune_digits', "'finetune' learns from labels; name a recipe for it, as "),
+        ('finetune', 'distill_digits', "'distill' learns from a classifier; name a recipe for it"),
+        ('pretrain', 'distill_digits', 'give --mode=distill'),
+        ('linear_eval', 'distill_digits', 'whose figures are in its result.json'),
         ('knn', 'finetune_digits', 'whose figures are in its result.json'),
     ],
 )

@@ -164,7 +164,7 @@ def test_what_pretraining_does_not_take(argument, words):
         (EMBED[:3], '--output: missing; --mode=embed needs --output=PATH'),
         (
             [*EMBED, DIGITS],
-            f'{DIGITS}: needs --mode=pretrain, finetune, distill, linear_eval, knn, preview, plan or',
+            f'{DIGITS}: needs --mode=pretrain, finetune, distill, linear_eval, knn, preview, plan',
         ),
         (
             [*EMBED, '--config.seed=3'],
