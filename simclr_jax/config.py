@@ -314,7 +314,7 @@ def view_recipes(config: ConfigDict) -> tuple[ViewRecipe, ...]:
 def pooling(config: ConfigDict) -> str:
     """Returns how a ViT's outputs become features: as fine-tuning wants, else as `model` says."""
     wanted = config.finetune.pooling
-    return config.model.pooling if config.method != FINETUNE or wanted == 'own' else wanted
+    return config.model.pooling if config.method not in CLASSIFIERS or wanted == 'own' else wanted
 
 
 def first_trained(trained: str) -> int:
