@@ -21,7 +21,10 @@ from simclr_jax.data.folder_layout import ALL, split_name
 from simclr_jax.data.label_table import Rows
 from simclr_jax.data.picture_labels import PictureLabels, listed
 
+# What data.labels may do where a picture has several; the probes may not.
+OR_SEVERAL = ', or set data.several_labels=True if a picture may have several'
 _SEVERAL = '[;|]'  # between the labels of one cell
+_UNSURE = ('na', 'n/a', 'nan', 'none', 'null', 'unknown', '?')  # perhaps no classes
 _MOST_SPLITS = 100
 _SUFFIX = f'(?i)({"|".join(re.escape(suffix) for suffix in pictures.SUFFIXES)})$'
 
@@ -67,7 +70,11 @@ def match(
         raise ConfigError(_none_there(rows, names, root))
     if missing.size:
         files = pc.unique(rows.file.take(pa.array(missing))).to_pylist()
-        first = [f'{file} ({left_out[file]})' if file in left_out else file for file in files[:5]]
+        first = [
+            f'{file} ({rows.where(pc.index(rows.file, file).as_py())}'
+            f'{"; " + left_out[file] if file in left_out else ""})'
+            for file in files[:5]
+        ]
         notes.append(
             f'{len(files):,} file{"s" * (len(files) != 1)} of the table '
             f'{"is" if len(files) == 1 else "are"} not there: {", ".join(first)}'
@@ -89,16 +96,24 @@ def match(
     several = bool(twice.size) if several is None else several
     labels = PictureLabels(rows.name, label_names, picture, label, several, splits, split)
     if twice.size and not several:
-        shown = [f'{names[i]} ({labels.words(i).replace(";", ", ")})' for i in twice[:5]]
+        shown = [f'{names[i]} ({_each_label(rows, place, i)})' for i in twice[:5]]
         raise ConfigError(
             f'{rows.name}: {twice.size:,} picture{"s have" if twice.size > 1 else " has"} two or '
             f'more labels: {", ".join(shown)}{", ..." if twice.size > 5 else ""}. Keep one of '
-            'them, or set data.several_labels=True if a picture may have several'
+            f'them{OR_SEVERAL}'
         )
     if not len(picture):
         raise ConfigError(f'{rows.name}: its column of labels is empty; fill it')
     notes += _about_labels(rows, place, names, labels)
     return Matched(labels, tuple(notes))
+
+
+def _each_label(rows: Rows, place: np.ndarray, picture: int) -> str:
+    """Returns the labels of one picture, with where they are, the first few."""
+    lines = np.flatnonzero(place == picture)
+    said = {rows.label[int(row)].as_py(): rows.where(int(row)) for row in lines[::-1]}
+    shown = [f'{label} in {where}' for label, where in [*said.items()][::-1] if label]
+    return ', '.join(shown[:3]) + ', ...' * (len(shown) > 3)
 
 
 def _texts(names: Names) -> pa.Array:
@@ -172,13 +187,12 @@ def _prefixes(root: bytes, table: pathlib.Path) -> list[str]:
 
 
 def _none_there(rows: Rows, names: Names, root: bytes) -> str:
-    base = lambda file: re.split(r'[/\\]', file)[-1]  # noqa: E731
+    def base(file: str) -> str:
+        return re.sub(_SUFFIX, '', re.split(r'[/\\]', file)[-1]).casefold()
+
     wanted = {base(file): file for file in rows.file[:1000].to_pylist()}
-    hint = ''
-    for name in names:
-        if base(name) in wanted:
-            hint = f': {wanted[base(name)]!r} of the table is {name!r} there'
-            break
+    like = next((name for name in names if base(name) in wanted), None)
+    hint = f': {wanted[base(like)]!r} of the table is perhaps {like!r} there' if like else ''
     return (
         f'{rows.name}: none of the files in its column of files is below {os.fsdecode(root)} (the '
         f'first is {rows.file[0].as_py()!r}, and the first picture there is {names[0]!r}). Name '
@@ -236,11 +250,11 @@ def _labels(rows: Rows, several: bool | None) -> tuple[np.ndarray, pa.Array]:
     many = pc.match_substring_regex(rows.label, _SEVERAL)
     if several is False:
         if count := pc.sum(many).as_py():
-            first = rows.label.filter(many)[0].as_py()
+            first = pc.index(many, True).as_py()
             raise ConfigError(
-                f'{rows.name}: {count:,} cell{"s hold" if count > 1 else " holds"} several labels, '
-                f'as {first!r}. Set data.several_labels=True if a picture may have several, or '
-                'keep one label in each cell, without ; and |'
+                f'{rows.name}: {count:,} row{"s have" if count > 1 else " has"} several labels, as '
+                f'{rows.label[first].as_py()!r} of {rows.file[first].as_py()} in '
+                f'{rows.where(first)}. Keep one label for each picture, without ; and |{OR_SEVERAL}'
             )
         row, text = np.arange(len(rows.label)), rows.label
     else:
@@ -293,6 +307,12 @@ def _about_labels(rows: Rows, place: np.ndarray, names: Names, labels: PictureLa
         notes.append(
             f'{len(same):,} class{"es are" if len(same) > 1 else " is"} perhaps written in several '
             f'ways, and taken as different ones: {"; ".join(shown)}{"; ..." if same[5:] else ""}'
+        )
+    unsure = [i for i, name in enumerate(labels.label_names) if name.casefold() in _UNSURE]
+    if unsure:
+        shown = ', '.join(f'{labels.label_names[i]!r} ({count[i]:,})' for i in unsure)
+        notes.append(
+            f'taken as a class: {shown}; leave the cell empty where nobody knows the label'
         )
     if len(labels.label_names) == 1:
         notes.append(f'there is only one class, {labels.label_names[0]!r}')

@@ -1,21 +1,25 @@
 """A table of labels: a CSV, TSV or Parquet file with a row for each label of a picture.
 
-What is read here are its rows, as text; `picture_labels.py` finds the pictures that they are for.
+Or a row for each picture and a column for each class, which `label_columns.py` reads. What is read
+here are the rows, as text; `label_matching.py` finds the pictures that they are for.
 """
 
 import csv
+import functools
 import io
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from simclr_jax.config import ConfigError, did_you_mean
+from simclr_jax.data import label_columns, pictures
 
 SUFFIXES = ('.csv', '.tsv', '.txt', '.parquet', '.pq')
 # What a column may be called, in any case; the first that is there is taken.
@@ -25,6 +29,7 @@ LABEL = ('label', 'labels', 'class', 'classes', 'class_name', 'category', 'categ
 SPLIT = ('split', 'set', 'subset', 'partition', 'fold')
 _DELIMITERS = (',', ';', '\t', '|')
 _SHOWN = 30  # columns listed
+_SEPARATOR = re.compile(rb'sep=([,;|\t])\n+', re.IGNORECASE)
 _UTF16 = (b'\xff\xfe', b'\xfe\xff')
 
 
@@ -36,6 +41,7 @@ class Rows(NamedTuple):
       file: what each row says of the picture, `[row]` string, none of them null.
       label: of the label, '' where there is none, spaces around it removed.
       split: of the split; None where there is no such column.
+      where: returns how to find a row, as 'line 7'.
       notes: what to say about the columns, a line each.
     """
 
@@ -43,6 +49,7 @@ class Rows(NamedTuple):
     file: pa.Array
     label: pa.Array
     split: pa.Array | None
+    where: Callable[[int], str]
     notes: tuple[str, ...] = ()
 
 
@@ -90,7 +97,7 @@ def read(path: pathlib.Path, field: str = 'data.labels') -> Rows:
     name = f'{field}={str(path)!r}'
     parquet = path.suffix.lower() in ('.parquet', '.pq')
     try:
-        table = _read_parquet(path) if parquet else _read_text(path, name)
+        table, where = _read_parquet(path) if parquet else _read_text(path, name)
     except OSError as error:
         raise ConfigError(f'{name}: cannot be read ({error.strerror or error})') from error
     except (pa.ArrowException, csv.Error) as error:
@@ -100,42 +107,75 @@ def read(path: pathlib.Path, field: str = 'data.labels') -> Rows:
     notes: list[str] = []
     file = _column(table, FILE, name, notes)
     label = _column(table, LABEL, name, notes)
+    if file is not None and label is None:
+        others = [one for one in table.column_names if _plain(one) in (*FILE, *SPLIT)]
+        label = label_columns.joined(table, others, file, name, where, notes)
     if file is None or label is None:
-        missing = ' and '.join(
-            f'a column of {what} ({", ".join(words[:4])} ...)'
-            for column, what, words in ((file, 'files', FILE), (label, 'labels', LABEL))
-            if column is None
-        )
-        shown = ', '.join(map(repr, table.column_names[:_SHOWN]))
-        more = ', ...' if len(table.column_names) > _SHOWN else ''
-        raise ConfigError(
-            f'{name}: lacks {missing}; its columns are {shown}{more}. Rename those that are meant, '
-            'or give the file a first line with names'
-        )
+        raise ConfigError(_lacks(table, file is None, label is None, name))
     split = _column(table, SPLIT, name, notes)
+    broken = pc.index(pc.match_substring(label, '\n'), True).as_py()
+    if broken >= 0:
+        raise ConfigError(
+            f'{name}: the label in {where(broken)} ({file[broken].as_py()}) has a line end, '
+            f'{label[broken].as_py()[:80]!r}; does a quote (") open there that nothing closes?'
+        )
     empty = pc.equal(file, '')
     if count := pc.sum(empty).as_py() or 0:
         notes.append(f'{count:,} row{"s name" if count > 1 else " names"} no file: left out')
         keep = pc.invert(empty)
+        kept = np.flatnonzero(keep.to_numpy(False))
+        where = _of_kept(where, kept)
         file, label = file.filter(keep), label.filter(keep)
         split = None if split is None else split.filter(keep)
     if not len(file):
         raise ConfigError(f'{name}: has no rows; add one for each picture that has a label')
-    return Rows(name, file, label, split, tuple(notes))
+    return Rows(name, file, label, split, where, tuple(notes))
 
 
-def _read_parquet(path: pathlib.Path) -> pa.Table:
+def _of_kept(where: Callable[[int], str], kept: np.ndarray) -> Callable[[int], str]:
+    return lambda row: where(int(kept[row]))
+
+
+def _lacks(table: pa.Table, file: bool, label: bool, name: str) -> str:
+    """Says that there is no column of files, or none of labels, and what to do."""
+    names = table.column_names
+    header = next((one for one in names if one.strip().lower().endswith(pictures.SUFFIXES)), None)
+    if file and header:
+        return (
+            f'{name}: its first line should name the columns, and is a picture already '
+            f'({header!r}). Put a line before it, such as file,label'
+        )
+    missing = ' and '.join(
+        f'a column of {what} ({", ".join(words[:4])} ...)'
+        for lacks, what, words in ((file, 'files', FILE), (label, 'labels', LABEL))
+        if lacks
+    )
+    shown = ', '.join(map(repr, names[:_SHOWN])) + (', ...' if len(names) > _SHOWN else '')
+    return (
+        f'{name}: lacks {missing}; its columns are {shown}. Rename those that are meant'
+        + ', or give each class a column of 0 and 1' * (label and not file)
+        + ', or give the file a first line with names' * file
+    )
+
+
+def _read_parquet(path: pathlib.Path) -> tuple[pa.Table, Callable[[int], str]]:
     with pq.ParquetFile(path) as file:
-        wanted = {*FILE, *LABEL, *SPLIT}
-        names = [name for name in file.schema_arrow.names if _plain(name) in wanted]
+        schema, wanted = file.schema_arrow, {*FILE, *LABEL, *SPLIT}
+        names = [name for name in schema.names if _plain(name) in wanted]
+        if not any(_plain(name) in LABEL for name in names):  # there may be one for each class
+            names += [
+                field.name
+                for field in schema
+                if field.name not in names and label_columns.has_texts(field.type)
+            ]
         table = file.read(columns=names)
-        for name in file.schema_arrow.names:  # the error lists them all
+        for name in schema.names:  # the error lists them all
             if name not in names:
                 table = table.append_column(name, pa.nulls(len(table)))
-        return table
+        return table, lambda row: f'row {row + 1:,}'
 
 
-def _read_text(path: pathlib.Path, name: str) -> pa.Table:
+def _read_text(path: pathlib.Path, name: str) -> tuple[pa.Table, Callable[[int], str]]:
     content = path.read_bytes()
     if content.startswith(_UTF16):
         raise ConfigError(f'{name}: is UTF-16; save it as UTF-8 (in Excel "CSV UTF-8")')
@@ -152,21 +192,72 @@ def _read_text(path: pathlib.Path, name: str) -> pa.Table:
         raise ConfigError(f'{name}: holds zero bytes, as no text does; save it as CSV')
     if not content.strip():
         raise ConfigError(f'{name}: is empty')
-    content = content.replace(b'\r\n', b'\n').strip(b'\n')
-    if content.count(b'\r') and b'\n' not in content:  # as old Macs, and Excel for them
-        content = content.replace(b'\r', b'\n').strip(b'\n')
-    delimiter = _delimiter(content)
+    content = content.replace(b'\r\n', b'\n')
+    if content.count(b'\r') and b'\n' not in content.strip(
+        b'\n'
+    ):  # as old Macs, and Excel for them
+        content = content.replace(b'\r', b'\n')
+    blank = len(content) - len(content.lstrip(b'\n'))  # lines before the first
+    content = content.strip(b'\n')
+    said = _SEPARATOR.match(content)  # as Excel is told
+    if said:
+        blank, content = blank + 1, content[said.end() :]
+    delimiter = said[1].decode() if said else _delimiter(content)
     first = content.partition(b'\n')[0].decode().replace('\r', ' ')
     header = next(csv.reader([first], delimiter=delimiter))
-    texts = pa.csv.ConvertOptions(
-        column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
-    )
-    return pa.csv.read_csv(
-        io.BytesIO(content + b'\n'),
-        pa.csv.ReadOptions(block_size=max(2**20, min(len(content) + 1, 2**30))),
-        pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        texts,
-    )
+    repeated = {one for one in header if one.strip() and header.count(one) > 1}
+    if meant := sorted(one for one in repeated if _plain(one) in {*FILE, *LABEL, *SPLIT}):
+        raise ConfigError(f'{name}: has two columns called {meant[0]!r}; rename the other one')
+    starts = functools.cache(lambda: _starts(content))
+
+    def where(row: int) -> str:
+        return f'line {blank + starts()[row + 1]:,}'
+
+    return _parse(content, delimiter, header, name, where), where
+
+
+def _parse(
+    content: bytes, delimiter: str, header: list[str], name: str, where: Callable[[int], str]
+) -> pa.Table:
+    wrong: list[pa.csv.InvalidRow] = []
+
+    def keep_it(row: pa.csv.InvalidRow) -> str:
+        wrong.append(row)
+        return 'error'
+
+    block = max(2**20, min(len(content) + 1, 2**30))
+    try:
+        return pa.csv.read_csv(
+            io.BytesIO(content + b'\n'),
+            pa.csv.ReadOptions(block_size=block, use_threads=False),  # threads do not count rows
+            pa.csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=keep_it
+            ),
+            pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if not wrong:
+            raise
+        row = wrong[0]
+        found, wanted = row.actual_columns, row.expected_columns
+        fix = f'put quotes (") around a value that holds {delimiter!r}'
+        raise ConfigError(
+            f'{name}: {where(row.number - 2)} has {found} value{"s" * (found > 1)}, '
+            f'{" ".join(row.text.split())[:80]!r}, and the first line names {wanted} columns; '
+            f'{"fill it up" if found < wanted else fix}'
+        ) from error
+
+
+def _starts(content: bytes) -> list[int]:
+    """Returns the line that each record starts on, from 1; a value in quotes may fill several."""
+    starts, inside = [], False
+    for number, line in enumerate(content.split(b'\n'), 1):
+        if line and not inside:
+            starts.append(number)
+        inside ^= line.count(b'"') % 2 == 1
+    return starts
 
 
 def _delimiter(content: bytes) -> str:

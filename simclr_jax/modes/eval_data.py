@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from simclr_jax.config import ConfigError
-from simclr_jax.data import sources, splits
+from simclr_jax.data import label_matching, sources, splits
 from simclr_jax.data.factory import how_to_open
 from simclr_jax.data.sources import Source
 from simclr_jax.data.splits import Labels
@@ -305,6 +305,8 @@ class _Place:
                 text = text.replace('data.path=', 'eval.path=')
             if self._config.eval.labels:
                 text = text.replace('data.labels=', 'eval.labels=')
+                if not self._config.data.several_labels:
+                    text = text.replace(label_matching.OR_SEVERAL, ': the probes take one')
             if self._config.eval.dataset:
                 text = text.replace('data.dataset=', 'eval.dataset=')
             raise ConfigError(text) from error

@@ -141,13 +141,18 @@ def test_a_table_takes_the_place_of_folders_of_classes_but_their_splits_stay(ope
     assert (source.data.open('test').labels == 1).sum() == 1
 
 
-@pytest.mark.parametrize('way', ['rows', ';', '|', ' | '])
+@pytest.mark.parametrize('way', ['rows', ';', '|', ' | ', 'columns'])
 def test_several_labels_a_picture_are_a_matrix(open_, way):
     wanted = {FILES[0]: {'cat', 'dog'}, FILES[1]: {'owl'}, FILES[2]: {'cat', 'dog', 'owl'}}
     rows = [(file, label) for file, labels in wanted.items() for label in sorted(labels)]
-    if way != 'rows':
+    header = 'file,label'
+    if way == 'columns':
+        header = 'file,cat,dog,owl'
+        classes = header.split(',')[1:]
+        rows = [(f, *(str(int(c in labels)) for c in classes)) for f, labels in wanted.items()]
+    elif way != 'rows':
         rows = [(file, way.join(sorted(labels))) for file, labels in wanted.items()]
-    source = open_(rows, 'all', several_labels=True)
+    source = open_(rows, 'all', header, several_labels=True)
     assert source.several.shape == (40, 3) and source.several.dtype == np.int8
     for number in range(40):
         row = source.several[number]
@@ -232,11 +237,20 @@ def unlooked(monkeypatch):
         (
             [('x/00.png', 'cat')],
             'file,label',
-            "none of the files .*'x/00.png' .* is '00.png' there",
+            "none of the files .*'x/00.png' .* is perhaps '00.png' there",
         ),
         ([*ROWS, ('03.png', 'dog')], 'file,label', r'1 picture has two or more labels: 03\.png'),
-        ([*ROWS, ('03', 'dog')], 'file,label', r'03\.png \(cat, dog\)\. Keep one .*several_labels'),
-        ([('00.png', 'cat;dog')], 'file,label', "1 cell holds several labels, as 'cat;dog'. Set"),
+        (
+            [*ROWS, ('03', 'dog')],
+            'file,label',
+            r'\(cat in line 5, dog in line 32\)\. Keep .*several_labels',
+        ),
+        (
+            [('01.png', 'cat'), ('00.png', 'cat;dog')],
+            'file,label',
+            r"1 row has several labels, as 'cat;dog' of 00\.png in line 3\. .*several_labels=True",
+        ),
+        ([('A/00.JPG', 'cat')], 'file,label', "'A/00.JPG' of the table is perhaps '00.png' there"),
         ([('00.png', '')], 'file,label', 'its column of labels is empty'),
         (
             ['00.png,cat,train', '00.png,cat,test'],
@@ -262,17 +276,23 @@ def test_everything_odd_is_named_before_a_picture_is_looked_at(open_, unlooked, 
     rows = [(f, c, 'train') for f, c in ROWS[:20]] + [(f, c, 'test') for f, c in ROWS[20:28]]
     rows += [('gone.png', 'cat', 'train'), ('x/y.png', 'dog', 'test')]
     rows += [rows[3], rows[4]]  # once more
-    rows += [('28.png', ' Cat ', 'train'), ('29.png', 'fox', 'test'), ('30.png', '  ', 'train')]
+    rows += [
+        ('28.png', ' Cat ', 'train'),
+        ('29.png', 'fox', 'test'),
+        ('30.png', '  ', 'train'),
+        ('31.png', 'NA', 'train'),
+    ]
     with pytest.raises(AssertionError, match='a picture was looked at'):
         open_(rows, header='file,label,split')
     text = capsys.readouterr().out
     for words in (
-        '2 files of the table are not there: gone.png, x/y.png\n',
+        "taken as a class: 'NA' (1); leave the cell empty where nobody knows the label\n",
+        '2 files of the table are not there: gone.png (line 30), x/y.png (line 31)\n',
         '2 rows repeat what another one says\n',
         '1 row without a label: 30.png\n',
-        '10 of 40 pictures have no label: 30.png, 31.png, 32.png, 33.png, 34.png, ...\n',
+        '9 of 40 pictures have no label: 30.png, 32.png, 33.png, 34.png, 35.png, ...\n',
         "perhaps written in several ways, and taken as different ones: 'Cat' (1) and 'cat' (10)\n",
-        '2 of 5 classes have one example: Cat, fox\n',
+        '3 of 6 classes have one example: Cat, NA, fox\n',
         '1 class of test is not in train, so that nothing can learn it: fox\n',
     ):
         assert words in text

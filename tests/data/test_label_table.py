@@ -71,6 +71,47 @@ def test_parquet_as_pandas_and_others_write_it(tmp_path, kind):
     assert read(path) == (['a', 'b', 'c'], ['1', '', '10'], None)
 
 
+@pytest.mark.parametrize(
+    ('one', 'zero'),
+    [('1', '0'), ('1.0', '0.0'), ('True', 'False'), (1, 0), (1.0, 0.0), (True, False)],
+)
+def test_a_column_of_0_and_1_for_each_class(tmp_path, one, zero):
+    """As satellite and medical sets have it; the first column is that which pandas adds."""
+    columns = {
+        '': pa.array([0, 1, 2, 3]),
+        'file': pa.array(['a', 'b', 'c', 'd']),
+        'cat': pa.array([one, zero, one, zero]),
+        'dog': pa.array([zero, one, one, zero]),
+        'owl': pa.array([zero] * 4),
+        'split': pa.array(['train', 'test', 'test', 'train']),
+    }
+    path = tmp_path / ('labels.csv' if isinstance(one, str) else 'labels.parquet')
+    table = pa.table(columns)
+    if isinstance(one, str):
+        lines = [
+            ','.join(columns),
+            *(','.join(map(str, row.values())) for row in table.to_pylist()),
+        ]
+        path.write_text('\n'.join(lines))
+    else:
+        pq.write_table(table, path)
+    assert read(path) == (
+        ['a', 'b', 'c', 'd'],
+        ['cat', 'dog', 'cat;dog', ''],
+        ['train', 'test', 'test', 'train'],
+    )
+    assert label_table.read(path).notes == (
+        '3 columns of 0 and 1 are its classes: cat, dog, owl',
+        'no row has a 1 in owl: left out',
+    )
+
+
+def test_names_and_labels_that_are_numbers_stay_as_they_are_written(tmp_path):
+    path = tmp_path / 'labels.csv'
+    path.write_text('sep=;\r\nid;label\r\n007;007\r\n8;1.0\r\n1e3;7\r\n')
+    assert read(path) == (['007', '8', '1e3'], ['007', '1.0', '7'], None)
+
+
 def test_of_two_columns_that_may_be_meant_the_likelier_is_read_and_named(tmp_path):
     path = tmp_path / 'labels.csv'
     path.write_text('path,file,class,label\nx,a.jpg,3,cat\n')
@@ -99,7 +140,30 @@ def test_rows_without_a_file_are_counted(tmp_path):
         (b'file,label\n', 'has no rows; add one'),
         (b'file,label\na.jpg,cat\nb.jpg,caf\xe9\n', r'line 3 is not UTF-8 \(byte 0xe9\); save it'),
         ('file,label\na,b\n'.encode('utf-16'), 'is UTF-16; save it as UTF-8'),
-        (b'file,label\na,b,c\n', r'is damaged, or no table .*Expected 2 columns, got 3'),
+        (
+            b'\nfile,label\n\n"a\nb",x\nc, d.jpg,y\n',
+            r"line 6 has 3 values, 'c, d\.jpg,y', and the first line names 2 columns; put quotes",
+        ),
+        (b'file,label\r\na,x\r\nb\r\n', "line 3 has 1 value, 'b', and .* 2 columns; fill it up"),
+        (b'sep=;\nfile;label\na;x\nb\n', "line 4 has 1 value, 'b', and .* 2 columns; fill it up"),
+        (b'a.jpg,cat\nb.jpg,dog\n', r"is a picture already \('a\.jpg'\)\. Put a line before it"),
+        (
+            b'file,label\na,"x\nb,y\n',
+            r"label in line 2 \(a\) has a line end, 'x\\nb,y'; does a quote",
+        ),
+        (b'file,label,label\na,b,c\n', "has two columns called 'label'; rename the other one"),
+        # A column for each class:
+        (b'file,cat\na,1\n', r'lacks a column of labels .* or give each class a column of 0 and 1'),
+        (
+            b'file,cat,dog\na,0,1\nb,-1,0\nc,1,0\n',
+            r"if each .*'cat' holds '-1' in line 3 \(b\): write 0 or 1",
+        ),
+        (
+            b'file,cat,dog,age\na,0,1,\nb,1,0,7\n',
+            r"2 columns are of 0 and 1, as 'cat'; .*'age' holds '' in line 2 \(a\): .*take that",
+        ),
+        (b'file,a;b,c\nx,0,1\n', "the column 'a;b' is a class, with ; or .* rename it"),
+        (b'file,a,a\nx,0,1\n', "has two columns called 'a'; rename one"),
         (b'file,label\na\0,b\n', 'holds zero bytes'),
         (b'\x89PNG\r\n\x1a\n', 'is not UTF-8'),
     ],

@@ -104,6 +104,10 @@ def test_a_folder_for_the_evaluation_has_its_own_table(root):
     [
         ({'eval.labels': 'elsewhere.csv'}, r"^eval\.labels='.*elsewhere\.csv': none of the files"),
         ({'eval.labels': 'none.csv'}, r"^eval\.labels='.*none\.csv': there is no such file"),
+        (
+            {'eval.labels': 'several.csv'},
+            r"^eval\.labels='.*several\.csv': .* several labels, as .* line .*: the probes take one",
+        ),
         ({'eval.labels': 'one.csv'}, "has one class only, 'bright'"),
         (
             {'data.labels': 'several.csv', 'data.several_labels': 'True'},
