@@ -106,7 +106,7 @@ def test_a_folder_for_the_evaluation_has_its_own_table(root):
         ({'eval.labels': 'none.csv'}, r"^eval\.labels='.*none\.csv': there is no such file"),
         (
             {'eval.labels': 'several.csv'},
-            r"^eval\.labels='.*several\.csv': .* several labels, as .* line .*: the probes take one",
+            r"^eval\.labels='.*several\.csv': .* several labels, as .*: the probes take one",
         ),
         ({'eval.labels': 'one.csv'}, "has one class only, 'bright'"),
         (
