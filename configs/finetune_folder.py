@@ -40,6 +40,7 @@ def get_config():
     config.augment.dtype = 'bfloat16'
     config.model.encoder = 'resnet50'
     config.model.dtype = 'bfloat16'
+    config.finetune.learning_rates = (0.005, 0.02, 0.1)
     config.finetune.min_steps = 300
     config.finetune.compare = ('linear', 'knn')  # which take seconds
     config.finetune.labels_per_class = (10,)

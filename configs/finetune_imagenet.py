@@ -130,6 +130,9 @@ def _sgd(config, method, scaling, batch_size, epochs, rate, head_rate):
         set_views(config, dataclasses.replace(CROP_AND_FLIP, crop_sampler='byol'))
         config.model.padding = 'same'
         config.optimizer.nesterov = True
+        config.finetune.learning_rates = (0.01, 0.02, 0.05, 0.1, 0.005)
+        of_all = config.data.dataset == 'imagenet2012'
+        config.finetune.held_out = 10_009 / 1_281_167 if of_all else 0.1
         return
     _as_torchvision(config)
     config.finetune.head_init = 'normal'

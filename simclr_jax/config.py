@@ -175,6 +175,10 @@ def default() -> ConfigDict:
     config.finetune.pooling = 'own'
     # Of the classifier, scaled as optimizer.learning_rate, that of the encoder; 0: the same.
     config.finetune.head_learning_rate = 0.0
+    # To choose from, as these two: the best ones on held-out labels of the run; () for no choice.
+    config.finetune.learning_rates = ()
+    config.finetune.head_learning_rates = ()
+    config.finetune.held_out = 0.2  # share of each class's labels that the choice is made by
     config.finetune.layer_decay = 1.0  # each block's rate, as a share of that of the block after it
     config.finetune.drop_path = 0.0  # of a ViT's last block; falls to 0 at the first one
     config.finetune.label_smoothing = 0.0

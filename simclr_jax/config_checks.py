@@ -169,9 +169,13 @@ def validate(config: ConfigDict) -> None:
     for field in (*(f'{probe}.labels_per_class' for probe in PROBES), 'finetune.labels_per_class'):
         ok = all(type(n) is int and n > 0 for n in fields[field])  # True is no number
         check(ok, field, 'must hold whole numbers above 0, as (10, 1)')
-    rates = fields['linear_eval.learning_rates']
-    ok = all(type(r) in (int, float) and 0 < r < math.inf for r in rates)
-    check(ok, 'linear_eval.learning_rates', 'must hold numbers above 0, as (0.1, 0.3)')
+    for field in (
+        'linear_eval.learning_rates',
+        'finetune.learning_rates',
+        'finetune.head_learning_rates',
+    ):
+        ok = all(type(r) in (int, float) and 0 < r < math.inf for r in fields[field])
+        check(ok, field, 'must hold numbers above 0, as (0.1, 0.3)')
     for mode in fields['eval.after_pretrain']:
         want = f'must hold some of {", ".join(PROBES)}, or nothing'
         check(mode in tuple(PROBES), 'eval.after_pretrain', want)
@@ -317,6 +321,8 @@ def _check_finetune(fields: dict[str, Any], check: Callable[[bool, str, str], No
         check(False, 'finetune.labels', str(error))
     want = f'must hold some of {", ".join(COMPARED)}, or nothing'
     check(all(way in COMPARED for way in fields['finetune.compare']), 'finetune.compare', want)
+    share = fields['finetune.held_out']
+    check(0 < share < 1, 'finetune.held_out', 'must be above 0 and below 1')
     for field in ('finetune.drop_path', 'finetune.label_smoothing'):
         check(0 <= fields[field] < 1, field, 'must be 0 or more and below 1')
     want = f'drops branches of a ViT, and model.encoder={encoder!r} is none; leave it at 0'

@@ -406,6 +406,8 @@ def finetune_byol(labels: str, held_out: float) -> dict:
     numbers |= {'optimizer.name': 'sgd', 'optimizer.nesterov': True, 'model.padding': 'same'}
     numbers |= view(1, crop_sampler='byol', interpolation='bicubic', antialias=False)
     numbers |= {'finetune.head_learning_rate': 0.0, 'data.drop_remainder': False}
+    numbers |= {'finetune.learning_rates': (0.01, 0.02, 0.05, 0.1, 0.005)}
+    numbers |= {'finetune.held_out': held_out}
     return FINETUNE | IMAGENET_MEAN | EVAL_TENSORFLOW | numbers
 
 

@@ -17,7 +17,7 @@ from simclr_jax.evaluate.features import extract_features
 from simclr_jax.evaluate.predictions import Predictions, of_logits
 from simclr_jax.methods.base import Tree
 from simclr_jax.models.classifier import ClassifierNetwork
-from simclr_jax.modes import comparison, results, start
+from simclr_jax.modes import comparison, results, start, sweep
 from simclr_jax.modes import labelled as labelled_lib
 from simclr_jax.modes.classifier_report import write_classifier_report
 from simclr_jax.modes.encoder_evaluation import subject_of
@@ -86,6 +86,7 @@ def main(config: ConfigDict, workdir: str) -> None:
         if source.bad:
             _say(describe_bad(source.bad))
         try:
+            config = sweep.choose_rate(config, workdir, source, weights, _held_out_predictions)
             trained = train_classifier(config, workdir, source, weights)
         except DoesNotFit:
             release_workdir(workdir)
@@ -132,6 +133,13 @@ def predict(trained: Trained, source: Source) -> tuple[Predictions, np.ndarray]:
     """Returns what a classifier says of every picture of `source`, and their labels `[example]`."""
     config, mesh = trained.run.config, trained.run.mesh
     return predictions_of(trained.run.method.network, trained.variables, source, config, mesh)
+
+
+@explained('evaluation', EVALUATION)
+def _held_out_predictions(
+    run: Run, variables: Tree, source: Source
+) -> tuple[Predictions, np.ndarray]:
+    return predictions_of(run.method.network, variables, source, run.config, run.mesh)
 
 
 def predictions_of(

@@ -14,6 +14,12 @@ a class without test pictures, and `top_5` is there with more than ten classes. 
 are keyed by the labels that the teacher was fine-tuned on; `agreement` is the share of the test
 pictures that teacher and student take for the same class.
 
+Where `finetune.learning_rates` were tried, `sweep` has each one's accuracy on held-out labels of
+the run, and the one that was chosen:
+{"learning_rate": ..., "head_learning_rate": ..., "candidates": [{"learning_rate": ...,
+ "head_learning_rate": ..., "accuracy": ...}, ...], "train_pictures": ..., "held_out_pictures": ...}
+`accuracy` is null where the training diverged.
+
 Of an encoder that no run of the workdir made, `weights` stand where the step would: `path`,
 `layout`, `checksum`, `architecture` and `preprocess`.
 """
@@ -29,6 +35,7 @@ from simclr_jax.config import PROBES
 from simclr_jax.report.classifier import accuracy_table
 from simclr_jax.report.html import format_table
 
+SWEEP = 'sweep'  # the entry of a choice of learning rates
 FINETUNE = 'finetune'  # the entry of a comparison of ways to use labels
 DISTILL = 'distill'  # that of a student and its teacher
 _NAME = 'result.json'

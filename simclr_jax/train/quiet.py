@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from simclr_jax import parallel
-from simclr_jax.config import RunError
 from simclr_jax.train import inputs
+from simclr_jax.train.health import NotFinite
 from simclr_jax.train.memory import IN_FLIGHT
 from simclr_jax.train.setup import Run
 from simclr_jax.train.state import TrainState
@@ -23,7 +23,7 @@ def train_quietly(run: Run, program: jax.stages.Compiled, state: TrainState) -> 
       state: at step 0, as `run.init` makes it; it is donated, and must not be used again.
 
     Raises:
-      RunError: an update was not finite, and `health.on_nonfinite` is not 'skip'.
+      NotFinite: an update was not finite, and `health.on_nonfinite` is not 'skip'.
     """
     losses = deque()
     for batch in inputs.train_batches(run, 0):
@@ -33,7 +33,7 @@ def train_quietly(run: Run, program: jax.stages.Compiled, state: TrainState) -> 
         if len(losses) > IN_FLIGHT:  # no more steps on the devices than memory was counted for
             losses.popleft().block_until_ready()
     if np.asarray(state.skipped) < 0:
-        raise RunError(
+        raise NotFinite(
             f'the update of step {int(state.step) + 1} of {run.length.total_steps} was not finite: '
             'give a lower optimizer.learning_rate'
         )

@@ -1,0 +1,251 @@
+"""Which learning rate suits: each one is tried on most of a run's labels and tested on the rest.
+
+No test picture is opened for it. What was tried is a file in the workdir: a command that was killed
+goes on with the next rate. The rate that was chosen is in it, too, before the run trains with it.
+"""
+
+import itertools
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from simclr_jax import files, parallel
+from simclr_jax.config import ConfigError, RunError
+from simclr_jax.data import splits
+from simclr_jax.data.sources import Source
+from simclr_jax.evaluate.predictions import Predictions, top_accuracy
+from simclr_jax.evaluate.subsets import holdout_split
+from simclr_jax.methods.base import Tree
+from simclr_jax.modes import results
+from simclr_jax.train import memory
+from simclr_jax.train.health import NotFinite
+from simclr_jax.train.out_of_memory import TRAINING, explained
+from simclr_jax.train.quiet import train_quietly
+from simclr_jax.train.setup import Run, prepare
+from simclr_jax.weights.description import Weights
+from simclr_jax.workdir.claim import SWEEP
+
+_FORMAT = 1  # of that file
+
+# Predicts the pictures of a source with the variables of a run that is over.
+Predict = Callable[[Run, Tree, Source], tuple[Predictions, np.ndarray]]
+
+
+class Candidate(NamedTuple):
+    """A learning rate of the encoder, and of the classifier; of the latter, 0 is the same.
+
+    Both are before scaling, as `optimizer.learning_rate` is.
+    """
+
+    learning_rate: float
+    head_learning_rate: float = 0.0
+
+    def __str__(self) -> str:
+        head = f', head_learning_rate={self.head_learning_rate}' if self.head_learning_rate else ''
+        return f'learning_rate={self.learning_rate}{head}'
+
+    def of(self, config: ConfigDict) -> ConfigDict:
+        """Returns a copy of the config with these rates."""
+        config = config.copy_and_resolve_references()
+        config.optimizer.learning_rate = self.learning_rate
+        config.finetune.head_learning_rate = self.head_learning_rate
+        return config
+
+
+def candidates(config: ConfigDict) -> list[Candidate]:
+    """Returns what `finetune` wants to be tried, rising; nothing where there is no choice."""
+    finetune = config.finetune
+    rates = finetune.learning_rates or (config.optimizer.learning_rate,)
+    heads = finetune.head_learning_rates or (finetune.head_learning_rate,)
+    tried = sorted({Candidate(*map(float, pair)) for pair in itertools.product(rates, heads)})
+    return tried if len(tried) > 1 else []
+
+
+def choose_rate(
+    config: ConfigDict, workdir: str, source: Source, weights: Weights | None, predict: Predict
+) -> ConfigDict:
+    """Returns the config with the rate that is best on labels held out of `source`.
+
+    Of rates that are equally good it is the smallest. Where so few labels leave none to hold out,
+    or there is nothing to choose from, it is the config as it was.
+
+    Args:
+      config: of the run, which the workdir belongs to.
+      workdir: of the run; the sweep goes on where an earlier command stopped.
+      source: the labelled pictures of the run, none of which it is tested on.
+      weights: what the encoder starts from; None for a random one.
+      predict: predicts pictures, and returns their labels beside.
+
+    Raises:
+      RunError: the training diverged with every rate.
+      ConfigError: the run trains already, and what says with which rate is gone, or of other
+        labels.
+    """
+    tried = candidates(config)
+    parts = _held_out(config, source) if tried else None
+    if parts is None:
+        return config
+    kept, held_out, about = parts
+    seen = [config.data.eval_interpolation, config.data.eval_antialias]
+    record = _Record(workdir, about, seen, tried)
+    parallel.wait_for_all()  # all have read it before the first one writes
+    if record.chosen is None:
+        _say(
+            f'\n{len(tried)} learning rates are tried: each learns from {kept.num_examples:,} of '
+            f'{source.num_examples:,} labelled pictures, and is tested on the '
+            f'{held_out.num_examples:,} others'
+        )
+        for candidate in tried:
+            if candidate not in record.right:
+                right = _try(candidate.of(config), kept, held_out, weights, predict)
+                record.add(candidate, right)
+                _say(f'  {candidate}: {_share(right, held_out.num_examples)}')
+        record.choose()
+    chosen = record.chosen
+    results.write(workdir, results.SWEEP, record.entry(kept, held_out))
+    _say(f'{chosen} is the best of {len(tried)} on the pictures held out')
+    return chosen.of(config)
+
+
+def _held_out(config: ConfigDict, source: Source) -> tuple[Source, Source, dict[str, Any]] | None:
+    """Returns what is trained on, what is held out, and what they are; None where nothing can be.
+
+    Every class keeps its share, unless the labels are not known before all records are read.
+    """
+    share, labels = config.finetune.held_out, splits.read_labels(source)
+    if labels.exact:
+        try:
+            kept, held_out = holdout_split(labels.values, share, config.seed)
+        except ValueError:
+            _say(
+                f'finetune.held_out={share:g}: so few labels leave none to choose a learning rate '
+                f'by; it is {config.optimizer.learning_rate:g}, the recipe has it'
+            )
+            return None
+        parts = splits.subset(source, kept), splits.subset(source, held_out)
+    else:
+        parts = splits.hold_out(source, share)
+    return *parts, {
+        'format': _FORMAT,
+        'pictures': [part.num_examples for part in parts],
+        'labels': zlib.crc32(np.asarray(labels.values, np.int64).tobytes()),
+        'encoder': config.start.checksum,
+    }
+
+
+@explained('training', TRAINING)
+def _try(
+    config: ConfigDict, kept: Source, held_out: Source, weights: Weights | None, predict: Predict
+) -> int | None:
+    """Returns how many of the pictures held out are right; None where the training diverged."""
+    run = prepare(config, None, weights, kept)
+    program = memory.compile_step(run, memory.available(run.mesh))
+    try:
+        state = train_quietly(run, program, run.init())
+    except NotFinite:
+        return None
+    predictions, labels = predict(run, state.all_variables(), held_out)
+    return round(top_accuracy(predictions, labels, 1) * np.sum(labels >= 0))
+
+
+class _Record:
+    """`sweep.json`: what was tried so far, and what was chosen.
+
+    Attributes:
+      right: of each candidate that was tried, how many pictures; None where it diverged.
+      chosen: None before all were tried.
+    """
+
+    def __init__(
+        self, workdir: str, about: dict[str, Any], seen: list[Any], tried: list[Candidate]
+    ):
+        """Reads it, if it is there and of the same labels.
+
+        How pictures are seen may change: then all are tried again, unless one was chosen.
+        """
+        self._path, self._about, self._seen = epath.Path(workdir) / SWEEP, about, seen
+        self.right: dict[Candidate, int | None] = {}
+        self.chosen: Candidate | None = None
+        found = self._read()
+        if found and found['about'] == about and (found['chosen'] or found['seen'] == seen):
+            names = {str(candidate): candidate for candidate in tried}
+            right = found['right']
+            self.right = {names[name]: right[name] for name in names if name in right}
+            self.chosen = names.get(found['chosen'])
+        if self.chosen is None and _trains(workdir):
+            raise ConfigError(
+                f'--workdir={workdir}: {SWEEP}, which says with which learning rate its run '
+                'trains, is not there or not as it was; bring it back, or give another --workdir'
+            )
+
+    def add(self, candidate: Candidate, right: int | None) -> None:
+        self.right[candidate] = right
+        self._write()
+
+    def choose(self) -> None:
+        """Chooses the best one, and of equals the smallest.
+
+        Raises:
+          RunError: all diverged.
+        """
+        converged = {c: right for c, right in self.right.items() if right is not None}
+        if not converged:
+            rates = ', '.join(f'{c.learning_rate}' for c in self.right)
+            raise RunError(
+                f'finetune.learning_rates: the training diverged with each of {rates}; give lower '
+                'ones'
+            )
+        self.chosen = min(converged, key=lambda c: (-converged[c], c))
+        self._write()
+
+    def entry(self, kept: Source, held_out: Source) -> dict[str, Any]:
+        """Returns the entry of `result.json`."""
+        count = held_out.num_examples
+        return {
+            'learning_rate': self.chosen.learning_rate,
+            'head_learning_rate': self.chosen.head_learning_rate,
+            'candidates': [
+                {**c._asdict(), 'accuracy': None if right is None else right / count}
+                for c, right in self.right.items()
+            ],
+            'train_pictures': kept.num_examples,
+            'held_out_pictures': count,
+        }
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            found = json.loads(self._path.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        whole = isinstance(found, dict) and {'about', 'seen', 'right', 'chosen'} <= found.keys()
+        return found if whole else None
+
+    def _write(self) -> None:
+        if parallel.is_main_process():
+            content = {
+                'about': self._about,
+                'seen': self._seen,
+                'right': {str(candidate): right for candidate, right in self.right.items()},
+                'chosen': self.chosen and str(self.chosen),
+            }
+            files.write_text(self._path, json.dumps(content, indent=1) + '\n')
+
+
+def _trains(workdir: str) -> bool:
+    """Whether there is a checkpoint."""
+    folder = epath.Path(workdir) / 'checkpoints'
+    return folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def _share(right: int | None, count: int) -> str:
+    return 'diverged' if right is None else f'{100 * right / count:.1f} %'
+
+
+def _say(text: str) -> None:
+    if parallel.is_main_process():
+        print(text, flush=True)
