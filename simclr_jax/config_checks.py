@@ -321,6 +321,9 @@ def _check_finetune(fields: dict[str, Any], check: Callable[[bool, str, str], No
         check(False, 'finetune.labels', str(error))
     want = f'must hold some of {", ".join(COMPARED)}, or nothing'
     check(all(way in COMPARED for way in fields['finetune.compare']), 'finetune.compare', want)
+    for field in ('finetune.learning_rates', 'finetune.head_learning_rates'):
+        want = f'is tried with method={FINETUNE!r} only; leave it out'
+        check(not fields[field] or fields['method'] == FINETUNE, field, want)
     share = fields['finetune.held_out']
     check(0 < share < 1, 'finetune.held_out', 'must be above 0 and below 1')
     for field in ('finetune.drop_path', 'finetune.label_smoothing'):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from simclr_jax import parallel
 from simclr_jax.config import (
     ARCHITECTURE_FIELDS,
+    FINETUNE,
     SCRATCH,
     START_FIELDS,
     ConfigError,
@@ -75,6 +76,8 @@ def settle(config: ConfigDict, workdir: str, *, trains: bool) -> tuple[ConfigDic
                 f'which are for pictures of {size} pixels; give --config.data.image_size={size}'
             )
         decided['data.image_size'] = size
+    if config.method == FINETUNE and 'data.image_size' in config.auto:
+        decided['data.image_size'] = size  # as the encoder knows them
     lines = [
         f'{field}={_of(config, field)} as given; {_name(path)} has {value}'
         for field, value in decided.items()

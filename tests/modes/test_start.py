@@ -271,3 +271,18 @@ def test_other_encoders_have_no_patches_beside_a_class_token(architecture, match
     _, file = file_of(tmp_path, architecture)
     with pytest.raises(ConfigError, match=match):
         settle(MAE | {'start.encoder': file}, recipe=str(CONFIGS / 'finetune_digits.py'))
+
+
+def test_fine_tuning_sees_pictures_of_the_size_that_the_encoder_knows(tmp_path):
+    _, file = file_of(tmp_path, Architecture('resnet_tiny', stem='small'))
+    recipe, fields = str(CONFIGS / 'finetune_folder.py'), {'start.encoder': file, 'data.path': '/x'}
+    config, _ = settle(fields, recipe=recipe)
+    assert config.data.image_size == 32 and config.auto == (
+        'batch_size',
+        'model.dtype',
+        'augment.dtype',
+    )
+    config, _ = settle(fields | {'data.image_size': '48'}, recipe=recipe)
+    assert config.data.image_size == 48
+    pretraining = str(CONFIGS / 'simclr_folder.py')
+    assert 'data.image_size' in settle(fields, recipe=pretraining)[0].auto

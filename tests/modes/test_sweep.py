@@ -168,13 +168,15 @@ def test_a_run_that_trains_needs_to_know_its_rate(damage, tried, tmp_path):
         ('finetune.learning_rates', '(0.1,-1)'),
         ('finetune.learning_rates', "('a',)"),
         ('finetune.head_learning_rates', '(0,)'),
+        ('method', 'simclr'),
         ('finetune.held_out', '1'),
         ('finetune.held_out', '0'),
     ],
 )
 def test_what_cannot_be(field, value):
-    with pytest.raises(ConfigError, match=f'^{field}='):
-        config_of(**{field: value})
+    named = 'finetune.learning_rates' if field == 'method' else field
+    with pytest.raises(ConfigError, match=f'^{named}='):
+        config_of(**{'finetune.learning_rates': RATES, field: value})
 
 
 def test_a_pair_in_words():
