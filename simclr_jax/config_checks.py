@@ -14,6 +14,7 @@ from simclr_jax.config import (
     COMPARED,
     DISTILL,
     ENCODERS,
+    FINETUNE,
     LINEAR_PROTOCOLS,
     METHODS,
     PROBES,
