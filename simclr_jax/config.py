@@ -179,6 +179,9 @@ def default() -> ConfigDict:
     config.finetune.learning_rates = ()
     config.finetune.head_learning_rates = ()
     config.finetune.held_out = 0.2  # share of each class's labels that the choice is made by
+    # Whether probabilities are calibrated: that takes one more training, before, on the labels that
+    # are not held out; the others give the temperature.
+    config.finetune.calibrate = True
     config.finetune.layer_decay = 1.0  # each block's rate, as a share of that of the block after it
     config.finetune.drop_path = 0.0  # of a ViT's last block; falls to 0 at the first one
     config.finetune.label_smoothing = 0.0

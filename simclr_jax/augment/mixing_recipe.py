@@ -34,5 +34,6 @@ class Mixing:
         return self.probability > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
 
 
+NONE = Mixing()
 # MAE's (`FINETUNE.md`, `main_finetune.py`) and DeiT's, which MoCo v3 fine-tunes with.
 MAE_MIXING = Mixing(mixup_alpha=0.8, cutmix_alpha=1.0)

@@ -6,7 +6,7 @@ classifier was not trained on.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -125,6 +125,34 @@ def expected_calibration_error(
     gaps = np.nan_to_num(np.abs(found.accuracy - found.confidence))
     total = found.counts.sum()
     return float((found.counts * gaps).sum() / total) if total else float('nan')
+
+
+def figures(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict[str, Any]:
+    """Returns how far off the probabilities of test pictures are, ready for JSON.
+
+    Args:
+      logits: `[n, label]`, of one label a picture.
+      labels: `[n]`, -1 where unknown.
+      temperature: of the classifier; it was not chosen on these pictures.
+
+    Returns:
+      `temperature`, and `before` and `after` it the `expected_calibration_error` in [0, 1] and the
+      mean `negative_log_likelihood`; also, of `after`, the bins of `reliability`, lists of which an
+      empty bin's confidence and accuracy are None.
+    """
+    found: dict[str, Any] = {'temperature': temperature}
+    for name, divisor in (('before', 1.0), ('after', temperature)):
+        probabilities = softmax(np.asarray(logits, np.float64) / divisor, axis=1)
+        found[name] = {
+            'expected_calibration_error': expected_calibration_error(probabilities, labels),
+            'negative_log_likelihood': negative_log_likelihood(logits, labels, divisor),
+        }
+    bins = reliability(probabilities, labels)._asdict()
+    found['after'] |= {
+        name: [None if value != value else value for value in values.tolist()]
+        for name, values in bins.items()
+    }
+    return found
 
 
 def _known(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from simclr_jax.augment import mixing
 from simclr_jax.methods.base import Aux, Tree, in_micro_batches, merge_views, split_views
 from simclr_jax.methods.finetune import FineTune
 
@@ -109,9 +110,9 @@ class Distill(FineTune):
         agree = (logits.argmax(-1) == said.argmax(-1)).astype(jnp.float32)
         metrics = {'agreement': (agree.sum(), jnp.float32(len(agree)))}
         if labels is not None:
-            of_labels, count, right = self.of_labels(logits, labels)
+            targets = mixing.smooth_targets(labels, self.classes, self.label_smoothing)
+            of_labels, metrics['accuracy'] = self.of_targets(logits, targets)
             loss += (1 - self.alpha) * of_labels / len(views)
-            metrics['accuracy'] = (right, count)
         return loss, Aux(variables, split_views(features, 1), metrics)
 
     def chance_loss(self, batch_size: int) -> float | None:

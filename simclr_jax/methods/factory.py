@@ -5,7 +5,7 @@ import functools
 import ml_collections
 from jax.sharding import Mesh
 
-from simclr_jax.config import CLASSIFIERS, DISTILL, first_trained, pooling
+from simclr_jax.config import CLASSIFIERS, DISTILL, first_trained, mixing_recipe, pooling
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.byol import BYOL
 from simclr_jax.methods.distill import Distill, Teacher
@@ -92,6 +92,7 @@ def create_method(
             head_init=finetune.head_init,
             frozen_encoder=finetune.trained == 'head',
             label_smoothing=finetune.label_smoothing,
+            mixing=mixing_recipe(config),
             accumulation_steps=config.optimizer.accumulation_steps,
         )
     over_mesh = {'mesh': mesh} if config.method == 'simclr' else {}

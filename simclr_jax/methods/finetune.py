@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from simclr_jax.augment import mixing as mixing_lib
+from simclr_jax.augment.mixing_recipe import NONE, Mixing
 from simclr_jax.methods.base import (
     Aux,
     Representation,
@@ -35,6 +37,7 @@ class FineTune:
       head_init: a name of `models.classifier.HEAD_INITS`.
       frozen_encoder: whether the classifier alone is trained.
       label_smoothing: share of a label's weight that all classes have alike, in [0, 1).
+      mixing: of the batch's pictures and labels with each other.
       accumulation_steps: micro-batches of a step.
     """
 
@@ -48,6 +51,7 @@ class FineTune:
     head_init: str = 'zero'
     frozen_encoder: bool = False
     label_smoothing: float = 0.0
+    mixing: Mixing = NONE
     accumulation_steps: int = 1
 
     @property
@@ -85,10 +89,14 @@ class FineTune:
         self, params, variables, extra, views, rng, step, labels: jax.Array
     ) -> tuple[jax.Array, Aux]:
         """`views` are `[batch, 1, height, width, channel]`, `labels` `[batch]` int32."""
-        (features, logits), variables = self.forward(params, variables, views, rng)
-        loss, count, right = self.of_labels(logits, labels)
-        metrics = {'accuracy': (right, count)}
-        return loss / jnp.maximum(count, 1.0), Aux(variables, split_views(features, 1), metrics)
+        targets = mixing_lib.smooth_targets(labels, self.classes, self.label_smoothing)
+        # Micro-batches have the keys from 0 on.
+        key = jax.random.fold_in(rng, len(views))
+        images, targets = mixing_lib.mix(self.mixing, key, views[:, 0], targets)
+        (features, logits), variables = self.forward(params, variables, images[:, None], rng)
+        loss, right = self.of_targets(logits, targets)
+        loss /= jnp.maximum(targets.sum(), 1.0)
+        return loss, Aux(variables, split_views(features, 1), {'accuracy': right})
 
     def forward(
         self, params: Tree, variables: Tree, views: jax.Array, rng: jax.Array
@@ -110,21 +118,22 @@ class FineTune:
         rows = views, jnp.arange(len(views))
         return in_micro_batches(forward, variables, rows, self.accumulation_steps)
 
-    def of_labels(
-        self, logits: jax.Array, labels: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns the sum of the losses of those with a label, how many these are, and are right.
+    def of_targets(
+        self, logits: jax.Array, targets: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Returns the sum of the losses, and how many pictures are right, of how many.
+
+        A mixed picture is right by the label that it has most of.
 
         Args:
           logits: `[batch, classes]`.
-          labels: `[batch]`, -1 where there is none.
+          targets: `[batch, classes]`, as `mixing.smooth_targets` makes them; a picture whose row
+            has zeros alone does not count.
         """
-        known = (labels >= 0).astype(jnp.float32)
-        targets = jax.nn.one_hot(jnp.maximum(labels, 0), self.classes)
-        targets = optax.smooth_labels(targets, self.label_smoothing)
+        known = (targets.sum(-1) > 0).astype(jnp.float32)
+        right = (logits.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
         losses = optax.softmax_cross_entropy(logits, targets)
-        right = (logits.argmax(-1) == labels).astype(jnp.float32)
-        return (losses * known).sum(), known.sum(), (right * known).sum()
+        return losses.sum(), ((right * known).sum(), known.sum())
 
     def update_extra(self, extra: Tree, state, aux: Aux, step) -> Tree:
         return extra

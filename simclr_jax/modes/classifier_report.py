@@ -1,5 +1,7 @@
 """The report of a fine-tuning: what is gathered from the workdir, the comparison and pictures."""
 
+from typing import Any
+
 import numpy as np
 from etils import epath
 
@@ -20,7 +22,12 @@ _MISTAKES = 24  # pictures
 
 
 def write_classifier_report(
-    path: epath.Path, run: Run, workdir: str, data: EvalData, found: Compared
+    path: epath.Path,
+    run: Run,
+    workdir: str,
+    data: EvalData,
+    found: Compared,
+    sureness: dict[str, Any],
 ) -> None:
     """Writes `report.html` of a fine-tuning.
 
@@ -30,6 +37,7 @@ def write_classifier_report(
       workdir: where its metrics, figures and views are.
       data: what it was trained and tested on.
       found: the comparison.
+      sureness: `calibration.figures` of the classifier.
 
     Raises:
       OSError: the disk is full, or failed.
@@ -66,6 +74,7 @@ def write_classifier_report(
         confusion=confusion(found.own, found.labels, len(names)),
         label_names=names,
         mistakes=mistakes(run, data, found),
+        calibration=sureness,
         metrics=metrics,
         views=load_views(workdir),
         config_text=config_lib.to_json(config),

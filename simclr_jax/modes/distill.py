@@ -14,13 +14,14 @@ from simclr_jax.data import sources, splits
 from simclr_jax.data.factory import open_split
 from simclr_jax.data.folder_index import describe_bad
 from simclr_jax.data.sources import Source
-from simclr_jax.evaluate.predictions import Predictions, figures
+from simclr_jax.evaluate import calibration
+from simclr_jax.evaluate.predictions import Predictions, figures, of_logits
 from simclr_jax.modes import labelled, results, start, teacher
 from simclr_jax.modes.comparison import Compared
 from simclr_jax.modes.distill_report import write_distill_report
 from simclr_jax.modes.encoder_file import write_classifier
 from simclr_jax.modes.eval_data import EvalData, open_eval_data
-from simclr_jax.modes.finetune import predictions_of, train_classifier
+from simclr_jax.modes.finetune import logits_of, train_classifier
 from simclr_jax.modes.labelled import Labelled
 from simclr_jax.modes.reporting import save_views
 from simclr_jax.train.loop import train
@@ -162,10 +163,11 @@ def _check_names(field: str, source: Source, config: ConfigDict, master: Weights
 def _test(run: Run, workdir: str, variables: Any, pictures: Pictures) -> None:
     """Writes accuracies and agreement of teacher and student, and a report."""
     config, test, master = run.config, pictures.test.test, run.teacher
-    own, labels = predictions_of(run.method.network, variables, test, config, run.mesh)
-    said, _ = predictions_of(
+    logits, labels = logits_of(run.method.network, variables, test, config, run.mesh)
+    of_teacher, _ = logits_of(
         run.method.teacher.network, run.fixed[0], test, as_seen_by(master, config), run.mesh
     )
+    own, said = of_logits(logits), of_logits(of_teacher)
     entry: dict[str, Any] = {'agreement': float(np.mean(own.classes[:, 0] == said.classes[:, 0]))}
     found = {TEACHER: said, STUDENT: own}
     if config.distill.labels_alone:
@@ -173,6 +175,9 @@ def _test(run: Run, workdir: str, variables: Any, pictures: Pictures) -> None:
     if pictures.test.labelled:
         count, key = len(master.classifier.names), _labels_of(config, master)
         entry |= {way: {key: figures([each], labels, count)} for way, each in found.items()}
+    sureness = calibration.figures(logits, labels, 1.0) if pictures.test.labelled else None
+    if sureness:
+        results.write(workdir, results.CALIBRATION, sureness)
     entry['weights'] = {'path': config.distill.teacher, 'checksum': config.distill.checksum}
     entry['parameters'] = {
         TEACHER: _count(master.variables['params']),
@@ -194,7 +199,8 @@ def _test(run: Run, workdir: str, variables: Any, pictures: Pictures) -> None:
         print(f'teacher and student agree on {100 * entry["agreement"]:.1f} %', flush=True)
         print(f'figures   {epath.Path(workdir) / "result.json"}', flush=True)
         report = epath.Path(workdir) / 'report.html'
-        write_distill_report(report, run, workdir, pictures.test, Compared(entry, labels, own))
+        compared = Compared(entry, labels, own)
+        write_distill_report(report, run, workdir, pictures.test, compared, sureness)
         print(f'report    {report}', flush=True)
 
 
@@ -226,7 +232,7 @@ def _of_labels_alone(run: Run, workdir: str, pictures: Pictures, test: Source) -
     place = epath.Path(workdir) / LABELS_ALONE
     trained = train_classifier(config, str(place), pictures.few, run.start)
     network = trained.run.method.network
-    return predictions_of(network, trained.variables, test, config, run.mesh)[0]
+    return of_logits(logits_of(network, trained.variables, test, config, run.mesh)[0])
 
 
 def _labels_of(config: ConfigDict, master: Weights) -> str:

@@ -1,5 +1,7 @@
 """The report of a distillation: figures of teacher and student, and what the student confuses."""
 
+from typing import Any
+
 from etils import epath
 
 from simclr_jax import config as config_lib
@@ -17,7 +19,12 @@ from simclr_jax.workdir.metrics import read_metrics
 
 
 def write_distill_report(
-    path: epath.Path, run: Run, workdir: str, data: EvalData, found: Compared
+    path: epath.Path,
+    run: Run,
+    workdir: str,
+    data: EvalData,
+    found: Compared,
+    sureness: dict[str, Any] | None,
 ) -> None:
     """Writes `report.html` of a distillation.
 
@@ -27,6 +34,7 @@ def write_distill_report(
       workdir: where its metrics, figures and views are.
       data: what it was tested on.
       found: the entry of `result.json`, and what the student says of the test pictures.
+      sureness: `calibration.figures` of the student; None without labels.
 
     Raises:
       OSError: the disk is full, or failed.
@@ -73,6 +81,7 @@ def write_distill_report(
         confusion=confusion(found.own, found.labels, len(names)),
         label_names=names,
         mistakes=mistakes(run, data, found),
+        calibration=sureness,
         metrics=metrics,
         views=load_views(workdir),
         config_text=config_lib.to_json(config),

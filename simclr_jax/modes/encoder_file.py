@@ -1,6 +1,5 @@
-"""A run's encoder as a file: when pretraining ends, and of any checkpoint without its data."""
+"""A run's encoder or classifier as a file: when it ends, and of any checkpoint without its data."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from ml_collections import ConfigDict
 
 import simclr_jax
 from simclr_jax import parallel
-from simclr_jax.config import ConfigError, RunError, to_json
+from simclr_jax.config import CLASSIFIERS, ConfigError, RunError, to_json
 from simclr_jax.config_loading import load_saved
 from simclr_jax.data import deep, folder_cache
 from simclr_jax.methods.base import Representation, Tree
@@ -21,7 +20,13 @@ from simclr_jax.models.factory import VITS
 from simclr_jax.train.setup import Run
 from simclr_jax.train.state import TrainState
 from simclr_jax.weights import native
-from simclr_jax.weights.description import Architecture, Classifier, Head, Preprocess, Weights
+from simclr_jax.weights.description import (
+    Architecture,
+    Classifier,
+    Head,
+    Preprocess,
+    Weights,
+)
 from simclr_jax.workdir.claim import Held, check_claim
 from simclr_jax.workdir.reader import find_step, restore_some
 
@@ -40,40 +45,37 @@ def write_encoder(run: Run, workdir: str, state: TrainState) -> None:
         print(f'encoder   {path}', flush=True)
 
 
-def write_classifier(run: Run, workdir: str, variables: Tree, names: Sequence[str]) -> None:
+def write_classifier(
+    run: Run, workdir: str, variables: Tree, names: Sequence[str], temperature: float = 1.0
+) -> None:
     """Writes `classifier.safetensors` in the workdir; of several processes, the first one does.
+
+    The same training gives the same bytes.
 
     Args:
       run: the parts of the run that trained it.
-      workdir: of the run.
-      variables: what `run.method.network` is applied with.
+      workdir: where the file is to be.
+      variables: what `run.method.network` is applied with, on the devices.
       names: of the labels.
+      temperature: divides the logits, for probabilities that are calibrated.
 
     Raises:
       OSError: the disk is full, or failed; a file of before is as it was.
     """
     if parallel.is_main_process():
         path = epath.Path(workdir) / native.CLASSIFIER_NAME
-        native.save(path, classifier_weights(run, variables, names))
+        native.save(path, classifier_weights(run, variables, names, temperature))
         print(f'classifier {path}', flush=True)
 
 
-def classifier_weights(run: Run, variables: Tree, names: Sequence[str]) -> Weights:
+def classifier_weights(
+    run: Run, variables: Tree, names: Sequence[str], temperature: float = 1.0
+) -> Weights:
     """Returns the classifier of a run that has trained one; the arguments as `write_classifier`."""
-    config, source = run.config, run.source
-    weights = _weights(
-        config,
-        jax.device_get(parallel.own_copy(variables)),
-        run.length.total_steps,
-        preprocess_of(config, source.image_shape[-1], source.intensity),
-        source.num_examples,
-    )
-    layers = config.finetune.head_layers
-    head = run.start.architecture.head if layers else None
-    architecture = dataclasses.replace(weights.architecture, head=head, head_layers=layers)
-    return dataclasses.replace(
-        weights, architecture=architecture, classifier=Classifier(tuple(names))
-    )
+    variables = jax.device_get(parallel.own_copy(variables))
+    variables = {collection: tree for collection, tree in variables.items() if tree}
+    labels = Classifier(tuple(names), temperature=temperature)
+    return _of_run(run, variables, run.length.total_steps, labels)
 
 
 def weights_of(run: Run, state: TrainState) -> Weights:
@@ -82,13 +84,19 @@ def weights_of(run: Run, state: TrainState) -> Weights:
     No process has to wait for another, since each holds the whole state.
     """
     variables = jax.device_get(parallel.own_copy(_kept(run.config, state.all_variables())))
+    return _of_run(run, variables, int(state.step))
+
+
+def _of_run(run: Run, variables: Tree, step: int, classifier: Classifier | None = None) -> Weights:
     source = run.source
     return _weights(
         run.config,
+        run.method.representation(),
         variables,
-        int(state.step),
+        step,
         preprocess_of(run.config, source.image_shape[-1], source.intensity),
         source.num_examples,
+        classifier,
     )
 
 
@@ -107,10 +115,17 @@ def preprocess_of(config: ConfigDict, channels: int, intensity: deep.Range) -> P
     )
 
 
-def architecture_of(config: ConfigDict) -> Architecture:
-    """Returns the network that evaluation of a run uses, with the head that it may end in."""
-    model, representation = config.model, _representation(config)
-    head = representation.projector
+def architecture_of(
+    config: ConfigDict, representation: Representation | None = None
+) -> Architecture:
+    """Returns the network that evaluation of a run uses, with the head that it may end in.
+
+    Args:
+      config: of the run.
+      representation: what its method says, where the config alone does not decide it.
+    """
+    representation = representation or _representation(config)
+    model, head = config.model, representation.projector
     if head is not None:
         fields = Head.__dataclass_fields__
         head = Head(**{name: getattr(head, name) for name in fields})
@@ -139,10 +154,15 @@ def checkpoint_weights(workdir: str, step: int | None = None) -> Weights:
       step: of the checkpoint; the last one where None.
 
     Raises:
-      ConfigError: the workdir holds no run, or no checkpoint of that step.
+      ConfigError: the workdir holds no run, or that of a classifier, or no checkpoint of that step.
       RunError: the checkpoint is damaged.
     """
     config = load_saved(workdir)
+    if config.method in CLASSIFIERS:
+        raise ConfigError(
+            f'--workdir={workdir}: is of a classifier, whose checkpoints hold no names of labels; '
+            f'the end of its training writes a {native.CLASSIFIER_NAME}: take --encoder={workdir}'
+        )
     held = check_claim(config, workdir)
     found = find_step(workdir, step)
 
@@ -154,6 +174,7 @@ def checkpoint_weights(workdir: str, step: int | None = None) -> Weights:
     variables = {'params': state['params'], **state['variables']}
     return _weights(
         config,
+        _representation(config),
         variables,
         int(state['step']),
         preprocess_of(config, _channels(variables), _intensity(held, workdir)),
@@ -163,10 +184,12 @@ def checkpoint_weights(workdir: str, step: int | None = None) -> Weights:
 
 def _weights(
     config: ConfigDict,
+    representation: Representation,
     variables: Tree,
     step: int,
     preprocess: Preprocess,
     num_examples: int | None,
+    classifier: Classifier | None = None,
 ) -> Weights:
     data = {
         'name': config.data.dataset,
@@ -181,7 +204,8 @@ def _weights(
         'config': json.loads(to_json(config)),
         'version': simclr_jax.__version__,
     }
-    return Weights(architecture_of(config), preprocess, origin, variables)
+    architecture = architecture_of(config, representation)
+    return Weights(architecture, preprocess, origin, variables, classifier)
 
 
 def _representation(config: ConfigDict) -> Representation:

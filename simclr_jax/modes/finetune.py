@@ -1,6 +1,7 @@
 """`--mode=finetune`: trains an encoder and a classifier on labels, and tests them."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -13,12 +14,14 @@ from simclr_jax.config import SCRATCH, ConfigError
 from simclr_jax.data.factory import reader
 from simclr_jax.data.folder_index import describe_bad
 from simclr_jax.data.sources import Source
+from simclr_jax.evaluate import calibration
 from simclr_jax.evaluate.features import extract_features
-from simclr_jax.evaluate.predictions import Predictions, of_logits
+from simclr_jax.evaluate.predictions import of_logits
 from simclr_jax.methods.base import Tree
 from simclr_jax.models.classifier import ClassifierNetwork
-from simclr_jax.modes import comparison, results, start, sweep
+from simclr_jax.modes import calibrate, comparison, results, start, sweep
 from simclr_jax.modes import labelled as labelled_lib
+from simclr_jax.modes.calibrate import Temperature
 from simclr_jax.modes.classifier_report import write_classifier_report
 from simclr_jax.modes.encoder_evaluation import subject_of
 from simclr_jax.modes.encoder_file import preprocess_of, write_classifier
@@ -56,10 +59,6 @@ class Trained:
     figures: dict[str, float]
     views: np.ndarray | None
 
-    def with_(self, variables: Tree) -> 'Trained':
-        """Returns a classifier of the same kind with other variables."""
-        return dataclasses.replace(self, variables=variables)
-
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Trains, or goes on where the workdir's last checkpoint is, then tests."""
@@ -86,7 +85,9 @@ def main(config: ConfigDict, workdir: str) -> None:
         if source.bad:
             _say(describe_bad(source.bad))
         try:
-            config = sweep.choose_rate(config, workdir, source, weights, _held_out_predictions)
+            chosen = workdir, source, weights, _logits_of_run
+            config = sweep.choose_rate(config, *chosen)
+            temperature = calibrate.find_temperature(config, *chosen)
             trained = train_classifier(config, workdir, source, weights)
         except DoesNotFit:
             release_workdir(workdir)
@@ -95,8 +96,10 @@ def main(config: ConfigDict, workdir: str) -> None:
             save_views(workdir, trained.views)
         if trained.views is not None or _TRAINING not in results.read(workdir):
             results.write(workdir, _TRAINING, trained.figures)
-        write_classifier(trained.run, workdir, trained.variables, source.label_names)
-        _test(trained, workdir, labelled)
+        # Before the test, and a comparison that may take longer than the training did.
+        names = source.label_names
+        write_classifier(trained.run, workdir, trained.variables, names, temperature.value)
+        _test(trained, workdir, labelled, temperature)
 
 
 def train_classifier(
@@ -128,24 +131,23 @@ def train_classifier(
     return Trained(run, state.all_variables(), training, views)
 
 
-@explained('evaluation', EVALUATION)
-def predict(trained: Trained, source: Source) -> tuple[Predictions, np.ndarray]:
-    """Returns what a classifier says of every picture of `source`, and their labels `[example]`."""
-    config, mesh = trained.run.config, trained.run.mesh
-    return predictions_of(trained.run.method.network, trained.variables, source, config, mesh)
+def _logits_of_run(run: Run, variables: Tree, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    return logits_of(run.method.network, variables, source, run.config, run.mesh)
 
 
 @explained('evaluation', EVALUATION)
-def _held_out_predictions(
-    run: Run, variables: Tree, source: Source
-) -> tuple[Predictions, np.ndarray]:
-    return predictions_of(run.method.network, variables, source, run.config, run.mesh)
-
-
-def predictions_of(
+def logits_of(
     network: ClassifierNetwork, variables: Tree, source: Source, config: ConfigDict, mesh: Mesh
-) -> tuple[Predictions, np.ndarray]:
-    """Returns what `network` says of every picture of `source`, and their labels `[example]`."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns logits `[example, class]` of every picture of `source`, and labels `[example]`.
+
+    Args:
+      network: of the classifier.
+      variables: that it is applied with, on the devices.
+      source: the pictures.
+      config: how they are seen.
+      mesh: the devices.
+    """
     data = config.data
     batches = reader(config).eval_batches(
         source,
@@ -167,7 +169,7 @@ def predictions_of(
         std=data.std,
         raw_pixels=False,
     )
-    return of_logits(features.values['logits']), features.labels
+    return features.values['logits'], features.labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,21 +182,28 @@ class _Logits:
         return self.network.apply(variables, images, train)[1]
 
 
-def _test(trained: Trained, workdir: str, labelled: Labelled) -> None:
+def _test(trained: Trained, workdir: str, labelled: Labelled, temperature: Temperature) -> None:
     """Compares the classifier with other ways to use the labels; writes figures and a report."""
     run = trained.run
     data = dataclasses.replace(
         labelled.test, train=run.source, train_split=run.config.data.train_split
     )
-    own, _ = predict(trained, data.test)
-    fits = Fits(run, lambda variables: predict(trained.with_(variables), data.test)[0])
+    predict = functools.partial(
+        logits_of, run.method.network, source=data.test, config=run.config, mesh=run.mesh
+    )
+    logits, labels = predict(trained.variables)
+    sureness = calibration.figures(logits, labels, temperature.value)
+    sureness['held_out_pictures'] = temperature.held_out
+    results.write(workdir, results.CALIBRATION, sureness)
+    own = of_logits(logits / temperature.value)
+    fits = Fits(run, lambda variables: of_logits(predict(variables)[0]))
     subject = _frozen(run) if run.start else None
     found = comparison.compare(subject, run.config, workdir, data, own, fits)
     if parallel.is_main_process():
         print(f'\n{results.format_results(results.read(workdir))}\n', flush=True)
         print(f'figures   {epath.Path(workdir) / "result.json"}', flush=True)
         report = epath.Path(workdir) / 'report.html'
-        write_classifier_report(report, run, workdir, data, found)
+        write_classifier_report(report, run, workdir, data, found, sureness)
         print(f'report    {report}', flush=True)
 
 

@@ -7,7 +7,9 @@
               "top_5": {"mean": ..., "std": ...}}, "10": ..., "1": ...},
               "linear": ..., "knn": ..., "scratch": ..., "weights": {...}, "data": {...}, ...},
  "distill": {"agreement": 0.98, "teacher": {"10": {"mean": 0.9, ...}}, "student": ...,
-             "labels_alone": ..., "parameters": {"teacher": 300000, "student": 300000}, ...}}
+             "labels_alone": ..., "parameters": {"teacher": 300000, "student": 300000}, ...},
+ "calibration": {"temperature": 1.2, "before": {"expected_calibration_error": 0.05, ...},
+                 "after": ...}}
 
 The accuracies of `finetune` are test accuracies of the ways to use labels; `per_class` has null for
 a class without test pictures, and `top_5` is there with more than ten classes. Those of `distill`
@@ -36,6 +38,7 @@ from simclr_jax.report.classifier import accuracy_table
 from simclr_jax.report.html import format_table
 
 SWEEP = 'sweep'  # the entry of a choice of learning rates
+CALIBRATION = 'calibration'  # that of how far a classifier's probabilities are off
 FINETUNE = 'finetune'  # the entry of a comparison of ways to use labels
 DISTILL = 'distill'  # that of a student and its teacher
 _NAME = 'result.json'

@@ -18,7 +18,7 @@ from simclr_jax import files, parallel
 from simclr_jax.config import ConfigError, RunError
 from simclr_jax.data import splits
 from simclr_jax.data.sources import Source
-from simclr_jax.evaluate.predictions import Predictions, top_accuracy
+from simclr_jax.evaluate.predictions import of_logits, top_accuracy
 from simclr_jax.evaluate.subsets import holdout_split
 from simclr_jax.methods.base import Tree
 from simclr_jax.modes import results
@@ -32,8 +32,9 @@ from simclr_jax.workdir.claim import SWEEP
 
 _FORMAT = 1  # of that file
 
-# Predicts the pictures of a source with the variables of a run that is over.
-Predict = Callable[[Run, Tree, Source], tuple[Predictions, np.ndarray]]
+# Returns logits `[example, class]` of the pictures of a source, by the variables of a run that is
+# over, and labels.
+Predict = Callable[[Run, Tree, Source], tuple[np.ndarray, np.ndarray]]
 
 
 class Candidate(NamedTuple):
@@ -79,7 +80,7 @@ def choose_rate(
       workdir: of the run; the sweep goes on where an earlier command stopped.
       source: the labelled pictures of the run, none of which it is tested on.
       weights: what the encoder starts from; None for a random one.
-      predict: predicts pictures, and returns their labels beside.
+      predict: what a classifier says of pictures.
 
     Raises:
       RunError: the training diverged with every rate.
@@ -87,10 +88,22 @@ def choose_rate(
         labels.
     """
     tried = candidates(config)
-    parts = _held_out(config, source) if tried else None
-    if parts is None:
+    if not tried:
         return config
-    kept, held_out, about = parts
+    parts = held_out(config, source)
+    if parts is None:
+        _say(
+            f'finetune.held_out={config.finetune.held_out:g}: so few labels leave none to choose a '
+            f'learning rate by; it is {config.optimizer.learning_rate:g}, the recipe has it'
+        )
+        return config
+    kept, rest = parts
+    about = {
+        'format': _FORMAT,
+        'pictures': [part.num_examples for part in parts],
+        'labels': zlib.crc32(np.asarray(splits.read_labels(source).values, np.int64).tobytes()),
+        'encoder': config.start.checksum,
+    }
     seen = [config.data.eval_interpolation, config.data.eval_antialias]
     record = _Record(workdir, about, seen, tried)
     parallel.wait_for_all()  # all have read it before the first one writes
@@ -98,44 +111,33 @@ def choose_rate(
         _say(
             f'\n{len(tried)} learning rates are tried: each learns from {kept.num_examples:,} of '
             f'{source.num_examples:,} labelled pictures, and is tested on the '
-            f'{held_out.num_examples:,} others'
+            f'{rest.num_examples:,} others'
         )
         for candidate in tried:
             if candidate not in record.right:
-                right = _try(candidate.of(config), kept, held_out, weights, predict)
+                right = _try(candidate.of(config), kept, rest, weights, predict)
                 record.add(candidate, right)
-                _say(f'  {candidate}: {_share(right, held_out.num_examples)}')
+                _say(f'  {candidate}: {_share(right, rest.num_examples)}')
         record.choose()
     chosen = record.chosen
-    results.write(workdir, results.SWEEP, record.entry(kept, held_out))
+    results.write(workdir, results.SWEEP, record.entry(kept, rest))
     _say(f'{chosen} is the best of {len(tried)} on the pictures held out')
     return chosen.of(config)
 
 
-def _held_out(config: ConfigDict, source: Source) -> tuple[Source, Source, dict[str, Any]] | None:
-    """Returns what is trained on, what is held out, and what they are; None where nothing can be.
+def held_out(config: ConfigDict, source: Source) -> tuple[Source, Source] | None:
+    """Returns the pictures to train on and those held out; None where so few leave none.
 
     Every class keeps its share, unless the labels are not known before all records are read.
     """
     share, labels = config.finetune.held_out, splits.read_labels(source)
-    if labels.exact:
-        try:
-            kept, held_out = holdout_split(labels.values, share, config.seed)
-        except ValueError:
-            _say(
-                f'finetune.held_out={share:g}: so few labels leave none to choose a learning rate '
-                f'by; it is {config.optimizer.learning_rate:g}, the recipe has it'
-            )
-            return None
-        parts = splits.subset(source, kept), splits.subset(source, held_out)
-    else:
-        parts = splits.hold_out(source, share)
-    return *parts, {
-        'format': _FORMAT,
-        'pictures': [part.num_examples for part in parts],
-        'labels': zlib.crc32(np.asarray(labels.values, np.int64).tobytes()),
-        'encoder': config.start.checksum,
-    }
+    if not labels.exact:
+        return splits.hold_out(source, share)
+    try:
+        kept, rest = holdout_split(labels.values, share, config.seed)
+    except ValueError:
+        return None
+    return splits.subset(source, kept), splits.subset(source, rest)
 
 
 @explained('training', TRAINING)
@@ -149,8 +151,8 @@ def _try(
         state = train_quietly(run, program, run.init())
     except NotFinite:
         return None
-    predictions, labels = predict(run, state.all_variables(), held_out)
-    return round(top_accuracy(predictions, labels, 1) * np.sum(labels >= 0))
+    logits, labels = predict(run, state.all_variables(), held_out)
+    return round(top_accuracy(of_logits(logits), labels, 1) * np.sum(labels >= 0))
 
 
 class _Record:

@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simclr_jax.report import svg
-from simclr_jax.report.classifier_plots import Point, confusion_matrix, learning_curve
+from simclr_jax.report.classifier_plots import (
+    Point,
+    confusion_matrix,
+    learning_curve,
+    reliability_diagram,
+)
 from simclr_jax.report.html import (
     config_box,
     metric_curves,
@@ -98,6 +103,7 @@ def write_classifier(
     confusion: np.ndarray,
     label_names: Sequence[str],
     mistakes: Mistakes,
+    calibration: Mapping[str, Any] | None,
     metrics: Sequence[dict[str, Any]],
     views: np.ndarray | None,
     config_text: str,
@@ -116,6 +122,8 @@ def write_classifier(
       confusion: of the classifier that was trained on all labels of the run, `[class, class]`.
       label_names: of the classes.
       mistakes: of the same classifier.
+      calibration: of the same classifier, as `evaluate.calibration.figures` has it; None where
+        no label is known.
       metrics: of its training, rows as `read_metrics` returns them.
       views: what it was trained on, `[n, view, height, width, channel]` uint8.
       config_text: the whole config.
@@ -141,6 +149,8 @@ def write_classifier(
             ('What is taken for what', _confusion(confusion, label_names)),
             ('Surest mistakes', _mistakes(mistakes, label_names)),
         ]
+    if calibration:
+        sections.append(('How sure it is', _sureness(calibration)))
     sections += [
         ('Curves', metric_curves(metrics)),
         ('Augmented views', view_images(views)),
@@ -192,6 +202,25 @@ def _confusion(counts: np.ndarray, names: Sequence[str]) -> str:
         else '<p>No picture was taken for another class.</p>'
     )
     return f'<p>{text}</p><div class="matrix">{picture}</div><p>Most often:</p>{often}'
+
+
+def _sureness(found: Mapping[str, Any]) -> str:
+    before, after = (found[name]['expected_calibration_error'] for name in ('before', 'after'))
+    bins = found['after']
+    picture = reliability_diagram(bins['counts'], bins['confidence'], bins['accuracy'])
+    text = (
+        'The probability of the likeliest class beside the share of test pictures that are right, '
+        'in 15 bins: on the diagonal it can be trusted, below it the classifier is too sure. '
+    )
+    if found['temperature'] == 1:
+        text += f'The expected calibration error is {100 * after:.1f} %.'
+    else:
+        text += (
+            f'The expected calibration error is {100 * after:.1f} %. Without the temperature of '
+            f'{found["temperature"]:.2f}, which was chosen on held-out labels of the training '
+            f'pictures, it is {100 * before:.1f} %.'
+        )
+    return f'<p>{text}</p><div class="matrix">{scroll_box("How sure it is", picture)}</div>'
 
 
 def _mistakes(mistakes: Mistakes, names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of how good a classifier is: accuracy by the number of labels, and its confusions."""
+"""Pictures of how good a classifier is: by the number of labels, its confusions, how sure it is."""
 
 import html
 import math
@@ -174,6 +174,48 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
             marks.append(svg.text(*at, f'{counts[i, j]}', anchor='middle', weight=weight))
     label = f'Confusion matrix of {n} classes: {np.trace(counts)} of {counts.sum()} pictures right'
     return svg.drawing(left + side + 56, top + side + 10, label, ''.join(marks))
+
+
+def reliability_diagram(
+    counts: Sequence[int], confidence: Sequence[float | None], accuracy: Sequence[float | None]
+) -> str:
+    """An SVG of how often predictions are right, by how sure they are; a dot a bin.
+
+    Args:
+      counts: predictions in each bin; a dot's area is their share.
+      confidence: their mean probability, None of an empty bin.
+      accuracy: the share of them that is right, None of an empty bin.
+    """
+    left, top, side = 64, 34, 300
+    bottom, right, total = top + side, left + side, max(sum(counts), 1)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + side * x, bottom - side * y
+
+    marks = [svg.text(8, 16, 'Right, in percent', weight='bold')]
+    for value in (0, 0.2, 0.4, 0.6, 0.8, 1):
+        x, y = place(value, value)
+        marks.append(f'<path d="M{left} {y:.1f}H{right}" stroke="currentColor" opacity=".15"/>')
+        marks.append(svg.text(left - 8, y + 4, f'{100 * value:g}', anchor='end'))
+        marks.append(svg.text(x, bottom + 20, f'{100 * value:g}', anchor='middle'))
+    middle = left + side / 2
+    marks.append(svg.text(middle, bottom + 42, 'probability in percent', anchor='middle'))
+    marks.append(
+        f'<path d="M{left} {bottom}L{right} {top}" stroke="currentColor" opacity=".5" '
+        'stroke-dasharray="4 4" fill="none"/>'
+    )
+    told = []
+    for count, sure, share in zip(counts, confidence, accuracy, strict=True):
+        if count:
+            x, y = place(sure, share)
+            radius = 3 + 15 * math.sqrt(count / total)
+            told.append(f'{count} of {100 * sure:.0f} %: {100 * share:.0f} % right')
+            marks.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{svg.PALETTE[0]}" '
+                f'fill-opacity=".6"><title>{told[-1]}</title></circle>'
+            )
+    label = f'How often predictions are right, by their probability. {"; ".join(told)}'
+    return svg.drawing(right + 24, bottom + 52, label, ''.join(marks))
 
 
 def _cells(share: np.ndarray) -> np.ndarray:

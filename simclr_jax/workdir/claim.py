@@ -13,6 +13,7 @@ from simclr_jax.config_loading import check_same_run
 
 _CONFIG, _DATA, _PICTURES = 'config.json', 'data.json', 'data.pictures'
 _LABELS = 'data.labels'  # of the pictures, where a table gives them
+CALIBRATION = 'calibration.json'  # of a run of a classifier: its temperature
 SWEEP = 'sweep.json'  # of a run that chooses a learning rate first: what was tried
 START = 'start.safetensors'  # of a run that goes on from weights: their copy
 TEACHER = 'teacher.safetensors'  # of one that learns from a classifier: its copy
@@ -143,5 +144,5 @@ def release_workdir(workdir: str) -> None:
     steps = place / 'checkpoints'
     trained = steps.exists() and any(path.name.isdigit() for path in steps.iterdir())
     if parallel.is_main_process() and not trained:
-        for name in (_CONFIG, _DATA, _PICTURES, _LABELS, START, TEACHER, SWEEP):
+        for name in (_CONFIG, _DATA, _PICTURES, _LABELS, START, TEACHER, SWEEP, CALIBRATION):
             (place / name).unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """Temperatures against SciPy's minimum of the loss, calibration errors against a plain count."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -113,3 +115,18 @@ def test_the_calibration_error_by_hand():
     want = (2 * 0.4 + 2 * 0.4 + 0.4 + 0.4) / 8
     assert calibration.expected_calibration_error(shares, several) == pytest.approx(want)
     assert np.isnan(calibration.expected_calibration_error(shares, np.full(5, -1)))
+
+
+def test_figures_of_test_pictures_are_json_and_those_of_the_functions():
+    random = np.random.default_rng(5)
+    logits, labels = 3 * random.normal(size=(200, 4)), random.integers(-1, 4, 200)
+    found = json.loads(json.dumps(calibration.figures(logits, labels, 2.5), allow_nan=False))
+    for name, divisor in (('before', 1.0), ('after', 2.5)):
+        shares = softmax(logits / divisor, axis=1)
+        want = calibration.expected_calibration_error(shares, labels)
+        assert found[name]['expected_calibration_error'] == want
+        want = calibration.negative_log_likelihood(logits, labels, divisor)
+        assert found[name]['negative_log_likelihood'] == want
+    assert sum(found['after']['counts']) == np.sum(labels >= 0)
+    assert found['after']['accuracy'][0] is None  # nothing is as unsure as that
+    assert found['temperature'] == 2.5

@@ -1,14 +1,24 @@
 """Fine-tuning as a run: what it learns from, that it learns, and that it goes on to the bit."""
 
+import json
+import os
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
+import simclr_jax
 from simclr_jax.config import ConfigError, resolve_length
 from simclr_jax.config_loading import load
-from simclr_jax.data import splits
-from simclr_jax.modes import finetune, labelled
+from simclr_jax.data import device, splits
+from simclr_jax.modes import encoder_file, finetune, labelled
+from simclr_jax.workdir.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = str(ROOT / 'configs/finetune_digits.py')
@@ -82,3 +92,90 @@ def test_an_encoder_has_to_be_named(data_dir, tmp_path):
     config.start.encoder = ''
     with pytest.raises(ConfigError, match='--encoder=scratch'):
         finetune.main(config, str(tmp_path / 'run'))
+
+
+# The running averages of batch normalization take some fifty steps until they are those of the data.
+@pytest.mark.slow
+@pytest.mark.parametrize('backend, cache', [('jax', 'device'), ('tf', 'none')])
+def test_both_backends_learn_from_ten_labels_a_class(data_dir, tmp_path, backend, cache):
+    fields = {'augment__backend': backend, 'data__cache': cache, 'finetune__labels': '10'}
+    config = config_of(data_dir, finetune__min_steps='120', **fields)
+    finetune.main(config, str(tmp_path / 'run'))
+    result = json.loads((tmp_path / 'run/result.json').read_text())
+    found = result['finetune']['scratch']['10']
+    assert found['mean'] > 0.5 and len(found['per_class']) == 10
+    assert result['finetune']['data']['train_pictures'] == 100
+    assert result['finetune']['data']['test_pictures'] == 500
+    rows = read_metrics(tmp_path / 'run')
+    assert rows[-1]['step'] == 120 and rows[-1]['accuracy'] > rows[0]['accuracy']
+    # The file is the classifier that was tested.
+    classifier = simclr_jax.load(tmp_path / 'run')
+    assert classifier.names == tuple(map(str, range(10)))
+    test = labelled.open_labelled(config).test.test
+    labels, _ = classifier.predict(device.load(test).images)
+    right = np.mean(labels == np.array(classifier.names)[splits.all_labels(test)])
+    assert right == pytest.approx(found['mean'], abs=0.005)  # one picture may be on the edge
+    assert sum(result['calibration']['after']['counts']) == 500
+    # Given again, nothing is trained, and all stays as it is.
+    written = (tmp_path / 'run/classifier.safetensors').read_bytes()
+    finetune.main(config, str(tmp_path / 'run'))
+    assert json.loads((tmp_path / 'run/result.json').read_text()) == result
+    assert (tmp_path / 'run/classifier.safetensors').read_bytes() == written
+    with pytest.raises(ConfigError, match='take --encoder='):
+        encoder_file.checkpoint_weights(str(tmp_path / 'run'))
+
+
+def start(workdir, data_dir):
+    flags = {name: value for name, value in SHORT.items() if name != 'start.encoder'}
+    return subprocess.Popen(
+        [
+            *(sys.executable, 'run.py', '--mode=finetune', f'--config={DIGITS}'),
+            *(f'--workdir={workdir}', '--encoder=scratch', '--config.checkpoint.every_steps=5'),
+            *(f'--config.{name}={value}' for name, value in flags.items()),
+            *('--config.finetune.min_steps=60', '--config.log.every_steps=1'),
+        ],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            'JAX_PLATFORMS': 'cpu',
+            'JAX_NUM_CPU_DEVICES': '1',
+            'TFDS_DATA_DIR': data_dir,
+            'SIMCLR_JAX_CACHE': f'{data_dir}/cache',
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def leaves(workdir):
+    with ocp.CheckpointManager(workdir / 'checkpoints') as manager:
+        assert manager.latest_step() == 60
+        return jax.tree.leaves(manager.restore(60, args=ocp.args.StandardRestore()))
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_with_the_same_bits(data_dir, tmp_path):
+    process = start(tmp_path / 'whole', data_dir)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    process = start(tmp_path / 'killed', data_dir)
+    metrics = tmp_path / 'killed/metrics.jsonl'
+    while not (metrics.exists() and metrics.read_bytes().count(b'\n') >= 12):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    process = start(tmp_path / 'killed', data_dir)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and 'going on from the checkpoint' in output, output
+    pairs = zip(leaves(tmp_path / 'killed'), leaves(tmp_path / 'whole'), strict=True)
+    for got, want in pairs:
+        np.testing.assert_array_equal(got, want)
+    results = [
+        json.loads((tmp_path / name / 'result.json').read_text())['finetune']
+        for name in ('killed', 'whole')
+    ]
+    assert results[0] == results[1]
+    files = [tmp_path / name / 'classifier.safetensors' for name in ('killed', 'whole')]
+    assert files[0].read_bytes() == files[1].read_bytes()

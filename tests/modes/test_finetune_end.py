@@ -54,6 +54,8 @@ def test_killed_within_the_comparison_it_ends_with_the_same_bits(tmp_path):
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert 'finetune' not in json.loads((tmp_path / 'killed/result.json').read_text())
+    written = (tmp_path / 'killed/classifier.safetensors').read_bytes()  # before the comparison
+    assert written == (tmp_path / 'whole/classifier.safetensors').read_bytes()
     text, _ = (again := start(encoder, tmp_path / 'killed')).communicate()
     assert again.returncode == 0, text
     assert 'fine_tuned, labels: 2, draw 1' not in text and 'scratch, labels: 1, draw 2' in text
@@ -64,5 +66,6 @@ def test_killed_within_the_comparison_it_ends_with_the_same_bits(tmp_path):
     )
     assert found == expected
     assert list(expected['fine_tuned']) == list(expected['scratch']) == ['all', '2', '1']
+    assert (tmp_path / 'killed/classifier.safetensors').read_bytes() == written
     page = (tmp_path / 'killed/report.html').read_text()
     assert 'How many labels' in page and 'Surest mistakes' in page

@@ -27,7 +27,19 @@ COMPARISON = {
 NAMES = ['<cat>', 'dog & fox', 'cow']
 
 
-def write(path, comparison=COMPARISON, wrong=2, **options):
+CALIBRATION = {
+    'temperature': 2.0,
+    'before': {'expected_calibration_error': 0.123},
+    'after': {
+        'expected_calibration_error': 0.045,
+        'counts': [0, 5, 15],
+        'confidence': [None, 0.5, 0.9],
+        'accuracy': [None, 0.4, 1.0],
+    },
+}
+
+
+def write(path, comparison=COMPARISON, wrong=2, calibration=CALIBRATION, **options):
     random = np.random.default_rng(0)
     counts = np.array([[8, 2, 0], [0, 5, 0], [1, 0, 4]])
     write_classifier(
@@ -47,6 +59,7 @@ def write(path, comparison=COMPARISON, wrong=2, **options):
             np.array([0.987, 0.5])[:wrong],
             of=3 if wrong else 0,
         ),
+        calibration=calibration,
         metrics=[{'step': i, 'loss': 1.0 / (i + 1)} for i in range(9)],
         views=random.integers(0, 256, (4, 1, 8, 8, 1), np.uint8),
         config_text='{"seed": 0}',
@@ -65,10 +78,10 @@ def test_the_page_is_whole_and_alone(page):
     assert parsed.text['h1'] == ['resnet18 on <pictures>']
     assert parsed.text['h2'] == [
         *('Results', 'How many labels', 'What is taken for what', 'Surest mistakes'),
-        *('Curves', 'Augmented views', 'Config'),
+        *('How sure it is', 'Curves', 'Augmented views', 'Config'),
     ]
     pictures = re.findall(r'<svg.*?</svg>', page, re.S)
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     assert all(ET.fromstring(picture).get('aria-label') for picture in pictures)
 
 
@@ -118,3 +131,11 @@ def test_more_than_ten_classes_have_rows_of_top_5():
         'top-5     10             80.0     -',
     ]
     assert list(accuracy_table(COMPARISON)) == ['top-1']
+
+
+def test_the_page_says_how_far_its_probabilities_can_be_trusted(page, tmp_path):
+    assert 'calibration error is 4.5 %. Without the temperature of 2.00' in page
+    assert 'it is 12.3 %' in page
+    assert '5 of 50 %: 40 % right' in page and '15 of 90 %: 100 % right' in page
+    plain = write(tmp_path / 'plain.html', calibration=CALIBRATION | {'temperature': 1})
+    assert 'calibration error is 4.5 %.' in plain and 'Without the temperature' not in plain
