@@ -94,7 +94,7 @@ def test_an_encoder_has_to_be_named(data_dir, tmp_path):
         finetune.main(config, str(tmp_path / 'run'))
 
 
-# The running averages of batch normalization take some fifty steps until they are those of the data.
+# It takes some fifty steps until the running averages of batch normalization are those of the data.
 @pytest.mark.slow
 @pytest.mark.parametrize('backend, cache', [('jax', 'device'), ('tf', 'none')])
 def test_both_backends_learn_from_ten_labels_a_class(data_dir, tmp_path, backend, cache):
