@@ -1,6 +1,6 @@
 """Fine-tuning on CIFAR-10, on all its labels or fewer.
 
-    python run.py --mode=finetune --config=configs/finetune_cifar10.py \
+    python run.py --config=configs/finetune_cifar10.py --mode=finetune \
         --encoder=runs/simclr_cifar10 --workdir=runs/classifier
 
 `--config.finetune.labels=100` learns from a hundred labels a class, `--encoder=scratch` from labels

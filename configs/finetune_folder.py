@@ -1,6 +1,6 @@
 """Fine-tuning on a folder of your own pictures, with ten labels a class or thousands.
 
-    python run.py --mode=finetune --config=configs/finetune_folder.py --config.data.path=DIR \
+    python run.py --config=configs/finetune_folder.py --mode=finetune --config.data.path=DIR \
         --encoder=runs/mine --workdir=runs/classifier
 
 The names of sub-folders are the labels, or a table gives them (`--config.data.labels=FILE`). A

@@ -1,6 +1,6 @@
 """Fine-tuning on 1 %, 10 % or all labels of ImageNet, as published for each method.
 
-    python run.py --mode=finetune --config=configs/finetune_imagenet.py:simclr_v2_1pct \
+    python run.py --config=configs/finetune_imagenet.py:simclr_v2_1pct --mode=finetune \
         --encoder=runs/simclr_v2 --workdir=gs://bucket/run1
 
 Needs ImageNet (configs/simclr_imagenet.py says how), or, for the recipes of 1 % and 10 %, the data
