@@ -212,13 +212,16 @@ def _sureness(found: Mapping[str, Any]) -> str:
         'The probability of the likeliest class beside the share of test pictures that are right, '
         'in 15 bins: on the diagonal it can be trusted, below it the classifier is too sure. '
     )
-    if found['temperature'] == 1:
-        text += f'The expected calibration error is {100 * after:.1f} %.'
+    if not found.get('held_out_pictures'):
+        text += (
+            f'The expected calibration error is {100 * after:.1f} %. No labels were held out to '
+            'choose a temperature by.'
+        )
     else:
         text += (
             f'The expected calibration error is {100 * after:.1f} %. Without the temperature of '
-            f'{found["temperature"]:.2f}, which was chosen on held-out labels of the training '
-            f'pictures, it is {100 * before:.1f} %.'
+            f'{found["temperature"]:.2f} it is {100 * before:.1f} %; that was chosen on '
+            f'{found["held_out_pictures"]:,} labels held out of the training pictures.'
         )
     return f'<p>{text}</p><div class="matrix">{scroll_box("How sure it is", picture)}</div>'
 

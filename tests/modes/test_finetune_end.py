@@ -22,6 +22,7 @@ FIELDS = {
     'finetune.min_steps': 3,
     'finetune.labels_per_class': '(2,1)',
     'finetune.draws': 2,
+    'finetune.held_out': 0.1,
     'finetune.compare': "('knn','scratch')",
     'log.tensorboard': False,
 }

@@ -29,6 +29,7 @@ NAMES = ['<cat>', 'dog & fox', 'cow']
 
 CALIBRATION = {
     'temperature': 2.0,
+    'held_out_pictures': 20,
     'before': {'expected_calibration_error': 0.123},
     'after': {
         'expected_calibration_error': 0.045,
@@ -134,8 +135,8 @@ def test_more_than_ten_classes_have_rows_of_top_5():
 
 
 def test_the_page_says_how_far_its_probabilities_can_be_trusted(page, tmp_path):
-    assert 'calibration error is 4.5 %. Without the temperature of 2.00' in page
-    assert 'it is 12.3 %' in page
+    assert 'calibration error is 4.5 %. Without the temperature of 2.00 it' in page
+    assert 'it is 12.3 %; that was chosen on 20 labels held out' in page
     assert '5 of 50 %: 40 % right' in page and '15 of 90 %: 100 % right' in page
-    plain = write(tmp_path / 'plain.html', calibration=CALIBRATION | {'temperature': 1})
-    assert 'calibration error is 4.5 %.' in plain and 'Without the temperature' not in plain
+    plain = write(tmp_path / 'plain.html', calibration=CALIBRATION | {'held_out_pictures': 0})
+    assert 'calibration error is 4.5 %. No labels were held out' in plain
