@@ -492,7 +492,40 @@ FINETUNE_CIFAR = finetune_simclr('10pct', 30.0) | {
 }
 
 
+def distill_imagenet(encoder: str, width: int, sk_ratio: float, temperature: float) -> dict:
+    """SimCLR v2, section 3, and its notebook, `distillation_self_training.ipynb`."""
+    model = {'model.encoder': encoder, 'model.width': width, 'model.sk_ratio': sk_ratio}
+    fields = (
+        SIMCLR
+        | IMAGENET
+        | RAW
+        | {
+            'method': 'distill',
+            'batch_size': 4096,
+            'epochs': 400.0,
+            'peak': 6.4,  # 0.1 sqrt(4096), as in pretraining
+            'optimizer.weight_decay': 1e-4,
+            'optimizer.warmup_epochs': 20.0,  # 5 %, as in pretraining
+            'distill.temperature': temperature,
+            'distill.alpha': 1.0,
+            'finetune.trained': 'all',
+            'finetune.head_layers': 0,
+            'finetune.head_init': 'normal',  # model_util.py: a standard deviation of 0.01
+            'finetune.label_smoothing': 0.0,
+        }
+    )
+    fields |= view(1, jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0)
+    others = ('simclr.', 'augment.view2.')  # of pretraining
+    return {name: v for name, v in fields.items() if not name.startswith(others)} | model
+
+
 RECIPES = {  # (config, preset) -> {field: value}
+    ('distill_imagenet', 'r50_1x'): distill_imagenet('resnet50', 1, 0.0, 1.0),
+    ('distill_imagenet', 'r50_1x_sk'): distill_imagenet('resnet50', 1, 0.0625, 1.0),
+    ('distill_imagenet', 'r50_2x_sk'): distill_imagenet('resnet50', 2, 0.0625, 1.0),
+    ('distill_imagenet', 'self_r50_1x'): distill_imagenet('resnet50', 1, 0.0, 0.1),
+    ('distill_imagenet', 'self_r50_2x_sk'): distill_imagenet('resnet50', 2, 0.0625, 0.1),
+    ('distill_imagenet', 'self_r152_3x_sk'): distill_imagenet('resnet152', 3, 0.0625, 0.1),
     **{('finetune_imagenet', preset): fields for preset, fields in FINETUNE_IMAGENET.items()},
     ('finetune_cifar10', ''): FINETUNE_CIFAR,
     ('simclr_v2_imagenet', 'r50_1x'): simclr_v2_imagenet('resnet50', 1, 0.0),

@@ -297,6 +297,7 @@ def _groups(config: ConfigDict) -> Groups:
         frozen_encoder=finetune.trained == 'head',
         head_rate=finetune.head_learning_rate / rate if finetune.head_learning_rate else 1.0,
         layer_decay=finetune.layer_decay,
-        # SimCLR's LARS leaves out the classifier, `head_supervised` in `model.py`.
-        head_decayed=config.optimizer.name != 'lars',
+        # SimCLR's LARS leaves out the classifier, `head_supervised` in `model.py`, where it is
+        # fine-tuned, but not where it is distilled (`distillation_self_training.ipynb`).
+        head_decayed=config.optimizer.name != 'lars' or config.method == config_lib.DISTILL,
     )
