@@ -61,9 +61,10 @@ class Distill(FineTune):
           + (1 - alpha) / n sum_(i with a label) -log softmax(s_i)_(y_i)
 
     These are SimCLR v2's equations 2 and 3, each sum of them over the batch instead of the data,
-    with the factor T^2 of its code (`colabs/distillation_self_training.ipynb`), which keeps the
-    size of the gradient where T changes (Hinton et al. 2015, section 2). The second sum has the
-    labelled pictures alone, so its weight falls with their share, as in equation 3.
+    with the factor T^2 of its code (`colabs/distillation_self_training.ipynb`). It keeps the size
+    of the gradient where T is larger than the logits (Hinton et al. 2015, section 2); below 1 the
+    gradient is about T times as large, which LARS does not mind, but SGD does. The second sum has
+    the labelled pictures alone, so its weight falls with their share, as in equation 3.
 
     Attributes:
       teacher: what is learned from; None where nothing is trained.
