@@ -244,3 +244,19 @@ def test_killed_within_the_sweep_it_ends_with_the_same_bits(tmp_path):
     assert rows[0][0]['learning_rate'] == pytest.approx(chosen)  # of the first step
     accuracies = {c['learning_rate']: c['accuracy'] for c in results[0]['sweep']['candidates']}
     assert accuracies[chosen] == max(accuracies.values()) and len(accuracies) == 3
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_is_told_from_one_that_learns(tmp_path):
+    from simclr_jax.data import splits
+    from simclr_jax.modes import finetune, labelled
+
+    fields = {'epochs': '2', 'finetune__min_steps': '30', 'start__encoder': 'scratch'}
+    config = config_of(data__data_dir=str(tmp_path), **fields)
+    train = labelled.open_labelled(config).train
+    parts = splits.subset(train, np.arange(0, 400)), splits.subset(train, np.arange(400, 500))
+    found = [
+        sweep._try(Candidate(rate).of(config), *parts, None, finetune._held_out_predictions)
+        for rate in (0.05, 1e30)
+    ]
+    assert 30 < found[0] <= 100 and found[1] is None
