@@ -44,7 +44,8 @@ Where the numbers are from, and what the sources leave open:
   over four runs, each 7 hours on 32 V100.
 
 Arithmetic is bfloat16; `--config.model.dtype=float32` is that of the ResNets' originals. Other ways
-to use the labels are not run beside, as each takes as long; `--config.finetune.compare` names them.
+to use the labels are not run beside, and probabilities are not calibrated, since each takes as long
+again: `finetune.compare` and `finetune.calibrate`.
 """
 
 import dataclasses
@@ -91,7 +92,8 @@ def get_config(preset='simclr_v2_1pct'):
     config.eval.batch_size = 1024
     config.model.encoder = 'resnet50'
     config.model.dtype = 'bfloat16'
-    config.finetune.compare = ()  # with other ways to use the labels: each takes as long
+    config.finetune.compare = ()
+    config.finetune.calibrate = False
     config.finetune.calibrate = False  # as published; it takes as long again
     config.optimizer.warmup_epochs = 0.0
     config.optimizer.weight_decay = 0.0

@@ -256,7 +256,7 @@ def test_a_training_that_diverges_is_told_from_one_that_learns(tmp_path):
     train = labelled.open_labelled(config).train
     parts = splits.subset(train, np.arange(0, 400)), splits.subset(train, np.arange(400, 500))
     found = [
-        sweep._try(Candidate(rate).of(config), *parts, None, finetune._held_out_predictions)
+        sweep._try(Candidate(rate).of(config), *parts, None, finetune._logits_of_run)
         for rate in (0.05, 1e30)
     ]
     assert 30 < found[0] <= 100 and found[1] is None
