@@ -63,7 +63,7 @@ class Distill(FineTune):
     These are SimCLR v2's equations 2 and 3, each sum of them over the batch instead of the data,
     with the factor T^2 of its code (`colabs/distillation_self_training.ipynb`). It keeps the size
     of the gradient where T is larger than the logits (Hinton et al. 2015, section 2); below 1 the
-    gradient is about T times as large, which LARS does not mind, but SGD does. The second sum has
+    gradient is about T times as large, which LARS hardly minds, but SGD does. The second sum has
     the labelled pictures alone, so its weight falls with their share, as in equation 3.
 
     Attributes:

@@ -77,9 +77,10 @@ def main(config: ConfigDict, workdir: str) -> None:
         teacher.keep(workdir, master)
         claim_workdir(config, workdir, pictures.split.held)
         _say(_describe(run, workdir, pictures))
-        for text in (pictures.split.description, *pictures.test.notes):
-            if text:
-                _say(text)
+        if pictures.split.description:
+            _say(pictures.split.description)
+        if not pictures.test.labelled:
+            _say('\n'.join(pictures.test.notes))
         if run.source.bad:
             _say(describe_bad(run.source.bad))
         try:

@@ -51,7 +51,7 @@ def write_distill_report(
     if data.labelled:
         notes.insert(0, f'On {results.distilled_on(entry)}.')
     else:
-        notes += [*data.notes, 'Without labels nothing is known of how often either is right.']
+        notes.append('Without labels nothing is known of how often either is right.')
     write_classifier(
         path,
         title=f'{config.model.encoder}, distilled on {config.data.dataset}',

@@ -14,8 +14,9 @@ def read_teacher(path: str) -> Weights:
     """
     if not path:
         raise ConfigError(
-            'distill.teacher: name the classifier that is learned from with --teacher=PATH, a file '
-            'or a workdir; --mode=finetune makes one'
+            'distill.teacher: name the classifier that is learned from with --teacher=PATH (beside '
+            '--mode=distill) or --config.distill.teacher=PATH, a file or a workdir; '
+            '--mode=finetune makes one'
         )
     try:
         weights = read_weights(path, classifier=True)

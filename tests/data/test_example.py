@@ -39,3 +39,11 @@ def test_an_orientation_is_written_where_it_is_not_that_of_any_record(orientatio
     features = tf.train.Example.FromString(record).features.feature
     found = list(features['orientation'].int64_list.value)
     assert found == ([] if orientation == 1 else [orientation])
+
+
+@pytest.mark.parametrize('orientation', [example.PILLOW, 1, 6])
+def test_a_label_is_taken_out(orientation):
+    hidden = example.without_label(example.serialize(b'image', 3, orientation))
+    assert example.parse(hidden) == (b'image', -1, orientation)
+    how = {'label': tf.io.FixedLenFeature([], tf.int64)}  # as the pipeline reads it
+    assert tf.io.parse_single_example(hidden, how)['label'] == -1

@@ -4,14 +4,17 @@ import dataclasses
 import pathlib
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from simclr_jax import parallel
 from simclr_jax.config import ConfigError
 from simclr_jax.config_loading import load
 from simclr_jax.data import example, splits
 from simclr_jax.modes import distill, labelled, teacher
 from simclr_jax.modes.encoder_file import classifier_weights
+from simclr_jax.tools.plan import assemble_without_data
 from simclr_jax.train.setup import prepare
 from simclr_jax.weights import native
 from simclr_jax.weights.description import Architecture, checksum
@@ -193,6 +196,17 @@ def test_a_run_remembers_its_teacher(data_dir, file, tmp_path):
     native.save(file, classifier(NAMES, temperature=2.0))
     with pytest.raises(ConfigError, match='began with'):
         teacher.read(settled(config_of(data_dir, ''), workdir), str(workdir))
+
+
+@pytest.mark.slow
+def test_a_plan_counts_the_teacher(data_dir, file):
+    config = config_of(data_dir, file, batch_size=16)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    run = assemble_without_data(config, mesh)
+    program = run.lower_step().compile(compiler_options={'xla_backend_optimization_level': 0})
+    leaves = jax.tree.leaves((run.abstract_state(), run.abstract_batch(), classifier().variables))
+    wanted = sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    assert program.memory_analysis().argument_size_in_bytes == pytest.approx(wanted, rel=0.01)
 
 
 @pytest.mark.slow
