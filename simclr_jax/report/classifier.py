@@ -217,6 +217,12 @@ def _sureness(found: Mapping[str, Any]) -> str:
             f'The expected calibration error is {100 * after:.1f} %. No labels were held out to '
             'choose a temperature by.'
         )
+    elif found['temperature'] == 1:
+        text += (
+            f'The expected calibration error is {100 * after:.1f} %. The '
+            f'{found["held_out_pictures"]:,} labels held out of the training pictures ask for no '
+            'temperature.'
+        )
     else:
         text += (
             f'The expected calibration error is {100 * after:.1f} %. Without the temperature of '
