@@ -42,11 +42,18 @@ def open_labelled(config: ConfigDict, held: Held | None = None) -> Labelled:
       held: what its data held when it began; None for one that begins.
 
     Raises:
-      ConfigError: the data are not there, have no labels, or have other classes to be tested on.
+      ConfigError: the data are not there, have no labels, or several a picture, or have other
+        classes to be tested on.
     """
     data = config.data
     sources.check_prepared(data.dataset, data.data_dir, data.path, data.labels)
     split = open_split(config, data.train_split, held)
+    if split.several is not None:
+        raise ConfigError(
+            f'data.several_labels=True: a classifier is trained on one label a picture; give '
+            f'--config.data.several_labels=False and a table with one. What an encoder is worth '
+            f'where a picture has several, --mode=transfer says'
+        )
     test = open_eval_data(config, split, needed=True)
     labels = splits.read_labels(split)
     if not labels.counts():

@@ -1,5 +1,6 @@
 """Fine-tuning as a run: what it learns from, that it learns, and that it goes on to the bit."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -69,6 +70,17 @@ def test_more_labels_than_a_class_has_are_refused(data_dir):
 def test_a_list_of_names_needs_names(data_dir):
     with pytest.raises(ConfigError, match='imagenet2012_subset/1pct'):
         chosen(data_dir, 'names.txt')
+
+
+def test_several_labels_a_picture_are_refused(data_dir, monkeypatch):
+    def opened(config, split, held=None):
+        found = splits_of_digits(config, split, held)
+        return dataclasses.replace(found, several=np.zeros((found.num_examples, 10)))
+
+    splits_of_digits = labelled.open_split
+    monkeypatch.setattr(labelled, 'open_split', opened)
+    with pytest.raises(ConfigError, match=r'data\.several_labels=True: .* one label a picture'):
+        chosen(data_dir, 'all')
 
 
 @pytest.mark.parametrize('labels', ['0', '-1', '1.0', 'some', '1.5'])
