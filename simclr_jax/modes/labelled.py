@@ -50,9 +50,9 @@ def open_labelled(config: ConfigDict, held: Held | None = None) -> Labelled:
     split = open_split(config, data.train_split, held)
     if split.several is not None:
         raise ConfigError(
-            f'data.several_labels=True: a classifier is trained on one label a picture; give '
-            f'--config.data.several_labels=False and a table with one. What an encoder is worth '
-            f'where a picture has several, --mode=transfer says'
+            'data.several_labels=True: a classifier is trained on one label a picture; give '
+            '--config.data.several_labels=False and a table with one. What an encoder is worth '
+            'where a picture has several, --mode=transfer says'
         )
     test = open_eval_data(config, split, needed=True)
     labels = splits.read_labels(split)
