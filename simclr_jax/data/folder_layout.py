@@ -71,11 +71,11 @@ class Layout:
             return self.label_names if self.table.has_label()[places].any() else None
         return self.label_names if len(places) and (self.label[places] >= 0).all() else None
 
-    def class_notes(self, names: Names) -> list[str]:
+    def class_notes(self, names: Names | None) -> list[str]:
         """Says which classes have one example, and which of them no training picture has.
 
         Args:
-          names: of the pictures.
+          names: of the pictures; None where 'test' is not drawn by them.
         """
         if not self.label_names:
             return []
@@ -86,7 +86,7 @@ class Layout:
             label,
             self.splits,
             self.split[picture],
-            lambda place: is_test(names.raw(int(picture[place]))),
+            lambda place: names is not None and is_test(names.raw(int(picture[place]))),
         )
 
 

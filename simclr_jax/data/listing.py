@@ -66,8 +66,8 @@ class Listing:
       odd: entry of the folder that cannot be read, to the reason.
       notes: what else to say, a line each.
       unlabelled: why there are no labels, or not in some splits, a line each.
-      words: where a picture may have several labels, returns those of one as text, None where it
-        has none; `label_names` is None then.
+      class_notes: what is odd about the classes, a line each.
+      several: the labels, where a picture may have several; `label_names` is None then.
     """
 
     name: str
@@ -80,7 +80,8 @@ class Listing:
     odd: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unlabelled: tuple[str, ...] = ()
-    words: Callable[[int], str | None] | None = None
+    class_notes: tuple[str, ...] = ()
+    several: PictureLabels | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -215,7 +216,8 @@ def _of_folder(path: str, flag: str, table: str | None) -> Listing:
         odd=files.odd,
         notes=(*notes, *said),
         unlabelled=tuple(unlabelled),
-        words=given.words if given and given.several else None,
+        class_notes=tuple(layout.class_notes(None)),
+        several=given if given and given.several else None,
     )
 
 

@@ -23,6 +23,7 @@ from simclr_jax.evaluate.rows import Rows, local_mesh, put_rows
 from simclr_jax.parallel import DATA_AXIS
 
 TOLERANCE = 1e-8  # of the objective: what another step would still gain
+_NOTHING = 1e-15  # a gain that is none: the losses of a class without examples only tend to 0
 MAX_STEPS = 100
 _RESIDUAL = 0.1  # of the linear equations of a step, in the norm of their preconditioner
 _MAX_INNER = 1000
@@ -131,7 +132,7 @@ def _fit(data: Data, params: jax.Array, l2: float, options: dict) -> tuple[jax.A
     converged = False
     for _ in range(MAX_STEPS):
         point, gain, moved = _step(data, point, factor, l2, **options)
-        converged = bool(np.all(np.asarray(gain) <= TOLERANCE * np.asarray(point.value)))
+        converged = bool(np.all(np.asarray(gain) <= TOLERANCE * np.asarray(point.value) + _NOTHING))
         if converged or not moved:
             break
     found = np.asarray(point.params)

@@ -55,7 +55,7 @@ MODES = {
     ),
     'transfer': Mode(
         "evaluates an encoder on other data sets, by the papers' linear protocol and few shots",
-        flags=('encoder', 'data', 'workdir'),
+        flags=('encoder', 'data', 'workdir', 'labels'),
         needs=('encoder', 'data', 'workdir'),
         config=False,
     ),

@@ -103,7 +103,7 @@ def _finish(
         raise ConfigError(
             f'--data={found.name}: none of its pictures can be read; {describe_bad(bad)}'
         )
-    labels = bool(found.label_names or found.words)
+    labels = bool(found.label_names or found.several)
     shape = tables.Shape(count, about['dim'], found.split is not None, labels)
     merged = target.parts / f'merged{target.path.suffix}'
     said = _said(found, encoder, about, count, len(bad))
@@ -153,8 +153,8 @@ def _blocks(found: Listing, parts: Parts, shape: tables.Shape) -> Iterator[table
 
 
 def _words(found: Listing, rows: list[int], labels: np.ndarray) -> list[str | None]:
-    if found.words:
-        return [found.words(row) for row in rows]
+    if found.several:
+        return [found.several.words(row) for row in rows]
     return [found.label_names[i] if i >= 0 else None for i in labels]
 
 

@@ -43,7 +43,7 @@ _HELD_OUT = 0.2  # of the training pictures, where nothing says what the strengt
 _SEED = 0  # of what is held out
 
 
-def main(*, encoder: str, data: str, workdir: str) -> None:
+def main(*, encoder: str, data: str, workdir: str, labels: str | None = None) -> None:
     """Evaluates an encoder on several data sets; writes `result.json` and `transfer.html`.
 
     Figures of other data sets that are there already are kept. Features are kept in
@@ -53,19 +53,22 @@ def main(*, encoder: str, data: str, workdir: str) -> None:
       encoder: a workdir, an encoder file, or another library's weights.
       data: data sets and folders, with commas between them: `cifar10,dtd,~/pictures`.
       workdir: where the results go.
+      labels: a table of the labels of the pictures, where `data` is one folder.
 
     Raises:
       ConfigError: one of these is wrong; nothing was written.
       RunError: a folder has gone, or the encoder makes no finite vectors.
     """
     interruption.install(_GOES_ON)
-    chosen = choose(data)
+    chosen = choose(data, labels)
     loaded = load(encoder)
     about = _about(encoder, loaded.weights)
     _check_workdir(workdir, encoder, about)
-    opened = {one.name: open_pictures(one) for one in chosen}
+    opened = {one.name: open_pictures(one, labels) for one in chosen}
     for parts in opened.values():
         check_colours(parts[0].listing, loaded, encoder)
+        for note in parts[0].listing.class_notes:
+            _say(note)
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     mesh = parallel.make_mesh()
     with lock.hold(workdir):
@@ -127,15 +130,15 @@ def _evaluate(
         for part in pictures
     ]
     features, labels, role, bad = _features(pictures, folders, encoder, about)
-    counted = None
-    if one.known and one.known.several:
+    counted, listing = None, pictures[0].listing
+    names = listing.several.label_names if listing.several else listing.label_names
+    if not names:
         labels, counted = _label_lists(one, pictures, labels)
-    names = pictures[0].listing.label_names
     classes = len(names) if names else one.known.classes
     with errors_name(one):
         splits = _splits(one, features, labels, counted, role)
         start = time.monotonic()
-        metric = one.known.metric if one.known else _metric(labels)
+        metric = one.known.metric if one.known and not listing.several else _metric(labels)
         found = transfer_eval(
             *splits, num_classes=classes, metric=metric, strengths=STRENGTHS, mesh=mesh
         )
@@ -174,11 +177,12 @@ def _features(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Returns vectors `[n, dim]`, labels and roles `[n]` of the good pictures.
 
-    The last value is how many pictures are bad, which have no row.
+    Where a table gives several labels, they are `[n, class]`, -1 where it gives none. The last
+    value is how many pictures are bad, which have no row.
     """
     count = sum(len(part.listing) for part in pictures)
     vectors = np.empty((count, encoder.dim), np.float32)
-    labels, roles, end, bad = np.empty(count, np.int64), np.empty(count, object), 0, 0
+    labels, roles, end, bad = [], np.empty(count, object), 0, 0
     for part, folder in zip(pictures, folders, strict=True):
         listing = part.listing
         parts = Parts(folder, len(listing))
@@ -191,13 +195,17 @@ def _features(
         missing = made_by_first(lambda p=parts, c=claim: _begin(p, c))
         embed_missing(listing, encoder, parts, missing)
         parallel.wait_for_all()
-        bad += len(listing.odd)
+        bad, rows = bad + len(listing.odd), []
         for done in parts.all():
             place = slice(end, end + len(done.rows))
-            vectors[place], labels[place], end = done.vectors, done.labels, place.stop
+            vectors[place], end = done.vectors, place.stop
+            rows.append(done.rows)
+            labels.append(done.labels)
             roles[place] = [part.role(row) for row in done.rows.tolist()]
             bad += len(done.bad)
-    return vectors[:end], labels[:end], roles[:end], bad
+        if listing.several:
+            labels = [listing.several.matrix(np.concatenate(rows))]  # of its one listing
+    return vectors[:end], np.concatenate(labels), roles[:end], bad
 
 
 def _begin(parts: Parts, about: dict[str, Any]) -> list[int]:
@@ -232,7 +240,7 @@ def _splits(
     role: np.ndarray,
 ) -> tuple[Part, Part, Part]:
     """Returns training, validation and test examples; what is missing is held out of the first."""
-    labelled = np.ones(len(labels), bool) if labels.ndim == 2 else labels >= 0
+    labelled = labels >= 0 if labels.ndim == 1 else (labels >= 0).all(axis=1)
     train, validation, test = (
         np.flatnonzero(labelled & (role == name)) for name in (TRAIN, VALIDATION, TEST)
     )

@@ -49,13 +49,18 @@ class Pictures(NamedTuple):
     split: str = ''
 
 
-def choose(data: str) -> list[Chosen]:
+def choose(data: str, labels: str | None = None) -> list[Chosen]:
     """Reads --data: names of data sets and folders, with commas between them.
 
     `NAME=FOLDER` is a set of the papers that lies in a folder.
 
+    Args:
+      data: as above.
+      labels: a table of the labels of a folder's pictures.
+
     Raises:
-      ConfigError: one is twice there, is not prepared, or is no folder.
+      ConfigError: one is twice there, is not prepared, or is no folder; there is no such table, or
+        several folders for it.
     """
     items = [data] if os.path.isdir(os.path.expanduser(data)) else data.split(',')
     chosen = [_one(item.strip()) for item in items]
@@ -63,19 +68,28 @@ def choose(data: str) -> list[Chosen]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f'--data={data}: {name} is named twice; name it once')
+    if labels and len(chosen) > 1:
+        raise ConfigError(
+            f'--labels={labels}: is the table of one folder, and --data names {len(chosen)} sets; '
+            'give a command for each, with the same --workdir'
+        )
     for one in chosen:
-        listing.check(one.place)
+        listing.check(one.place, labels=labels)
     return chosen
 
 
-def open_pictures(one: Chosen) -> list[Pictures]:
+def open_pictures(one: Chosen, labels: str | None = None) -> list[Pictures]:
     """Opens one of them: its training pictures, those of the validation, if any, and of the test.
+
+    Args:
+      one: of `choose`.
+      labels: as there.
 
     Raises:
       ConfigError: it has no labels, or lacks training pictures.
     """
     if one.is_folder:
-        return [_open_folder(one)]
+        return [_open_folder(one, labels)]
     known = one.known
     splits = sources.open_data(one.place, '').splits
     roles = _roles(splits)
@@ -143,13 +157,14 @@ def _roles(splits: tuple[str, ...]) -> dict[str, str]:
     return roles
 
 
-def _open_folder(one: Chosen) -> Pictures:
-    opened = listing.open_listing(one.place)
-    if not opened.label_names:
+def _open_folder(one: Chosen, table: str | None) -> Pictures:
+    opened = listing.open_listing(one.place, labels=table)
+    names = opened.several.label_names if opened.several else opened.label_names
+    if not names:
         raise ConfigError(
             f'--data={one.place}: has no labels, which are sub-folders that are classes'
             f'{"".join(f"; {note}" for note in opened.unlabelled)}. Make folders CLASS/ in it, or '
-            'train/CLASS/ and test/CLASS/'
+            'train/CLASS/ and test/CLASS/, or name a table of labels with --labels'
         )
     if opened.split is None:
         return Pictures(opened, lambda number: TRAIN)
@@ -158,12 +173,12 @@ def _open_folder(one: Chosen) -> Pictures:
     if TRAIN not in roles.values():
         raise ConfigError(
             f'--data={one.place}: has the splits {", ".join(splits)}, and lacks training pictures; '
-            'name the sub-folder of these train'
+            'call the sub-folder of these, or their split in the table, train'
         )
     known = one.known
-    if known and len(opened.label_names) != known.classes and known.name != 'caltech101':
+    if known and len(names) != known.classes and known.name != 'caltech101':
         raise ConfigError(
-            f'--data={one.name}={one.place}: has {len(opened.label_names)} classes, where '
+            f'--data={one.name}={one.place}: has {len(names)} classes, where '
             f'{known.title} has {known.classes}; name the folder alone if it is another data set'
         )
     return Pictures(opened, lambda number: roles.get(opened.split(number), ''))

@@ -91,7 +91,7 @@ class Classifier(Encoder):
 
     def forward_logits(self, views: np.ndarray) -> jax.Array:
         """Starts to compute logits `[batch, label]`; as `forward` does features."""
-        return self._logits(self._on_devices, views)
+        return self._logits(self._on_devices, self._spread(views))
 
     def __repr__(self) -> str:
         count = len(self.names)

@@ -143,7 +143,7 @@ class Encoder:
         Args:
           views: uint8 `[batch, size, size, channels]`, as many for each device of this process.
         """
-        return self._features(self._on_devices, views)
+        return self._features(self._on_devices, self._spread(views))
 
     def predict(self, images: Images, top: int | None = None) -> NoReturn:
         """Is what a `weights.classifier.Classifier` has; an encoder knows no labels.
@@ -197,7 +197,7 @@ class Encoder:
         for places, images, bad in prepare(items, self.preprocess, batch_size):
             # One shape a stream, whose program is compiled once. It is small where the stream is.
             rows = rows or self._rows(len(places) + len(bad), batch_size)
-            made = function(self._on_devices, _filled_up(images, rows))
+            made = function(self._on_devices, self._spread(_filled_up(images, rows)))
             if in_flight:
                 yield _fetch(*in_flight)
             in_flight = places, made, bad
@@ -218,6 +218,10 @@ class Encoder:
     @functools.cached_property
     def _on_devices(self) -> Tree:
         return jax.device_put(self.variables, parallel.replicated(self._mesh))
+
+    def _spread(self, views: np.ndarray) -> jax.Array:
+        """Puts views on the devices; of several processes, `jit` itself spreads no NumPy array."""
+        return jax.device_put(views, parallel.batch_sharding(self._mesh))
 
     @functools.cached_property
     def _encoder_variables(self) -> Tree:

@@ -1,7 +1,10 @@
 """`--mode=transfer`, with folders, data sets that are made here, and a small VOC of TFDS's kind."""
 
 import json
+import os
 import pathlib
+import socket
+import subprocess
 import sys
 
 import numpy as np
@@ -17,8 +20,9 @@ from simclr_jax.report.transfer import format_transfer, transfer_table
 from simclr_jax.weights import native
 from simclr_jax.weights.description import Architecture, Preprocess
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'weights'))
-from random_weights import random_weights
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / 'tests/weights'))
+from random_weights import random_weights  # noqa: E402
 
 TINY = Architecture('resnet_tiny', stem='small', padding='simclr')
 COLOURS = {'blue': (20, 20, 200), 'green': (20, 200, 20), 'red': (200, 20, 20)}
@@ -139,7 +143,98 @@ def test_what_is_missing_is_held_out_of_the_training_pictures(encoder, tmp_path)
     assert text.count('held out of the training pictures') == 4 and 'digits' in text
 
 
-VOC_LABELS = 20
+def flat(root, count):
+    """Pictures in one folder; returns the names of each, and what colours it has, one or two."""
+    rng, found = np.random.RandomState(0), {}
+    root.mkdir()
+    for i in range(count):
+        colours = sorted(rng.choice(sorted(COLOURS), 1 + i % 2, replace=False))
+        pixels = np.mean([COLOURS[colour] for colour in colours], axis=0) + 40 * rng.randn(
+            12, 10, 3
+        )
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / f'{i:03}.png')
+        found[f'{i:03}.png'] = colours
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('several', [False, True])
+def test_a_folder_with_a_table_of_labels(encoder, tmp_path, several, capsys):
+    """Without sub-folders; with splits; pictures without a label have no part in it."""
+    given = flat(tmp_path / 'in', 90)
+    rows = ['file,label,split']
+    for i, (name, colours) in enumerate(given.items()):
+        label = ';'.join(colours) if several else colours[0]
+        label = label if i < 80 else 'purple' if i == 83 else ''
+        rows.append(f'{name},{label},{("train", "train", "val", "test")[i % 4]}')
+    rows.append('gone.png,red,test')
+    table = tmp_path / 'labels.csv'
+    table.write_text('\n'.join(rows))
+    arguments = {'encoder': encoder, 'data': str(tmp_path / 'in'), 'labels': str(table)}
+    transfer.main(**arguments, workdir=str(tmp_path / 'out'))
+    said = capsys.readouterr().out
+    for words in (
+        '1 file of the table is not there: gone.png (line 92)',
+        '9 of 90 pictures have no label',
+        '1 of 4 classes has one example: purple',
+        '1 class of test is not in train, so that nothing can learn it: purple',
+    ):
+        assert words in said and said.index(words) < said.index('pictures/s')
+    entry = json.loads((tmp_path / 'out/result.json').read_text())['transfer']
+    (found,) = entry['sets'].values()
+    counts = [found['data'][f'{part}_pictures'] for part in ('train', 'validation', 'test')]
+    assert counts == [40, 20, 21] and found['data']['classes'] == 4 and found['converged']
+    assert found['metric'] == ('mean_average_precision_11' if several else 'top_1')
+    # One test picture of 21, or one class of four, cannot be learned.
+    assert found['value'] > (0.6 if several else 0.4) and ('few_shot' in found) != several
+    with pytest.raises(ConfigError, match=r'--labels=.* is the table of one folder, .* names 2'):
+        transfer.main(**arguments | {'data': f'{tmp_path / "in"},digits'}, workdir=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"--labels='.*': is for a folder .*'digits' is a data"):
+        transfer.main(**arguments | {'data': 'digits'}, workdir=str(tmp_path))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_table_of_one(done, encoder, folder, tmp_path):
+    """Real ones; each has two devices, over which the examples of all are spread."""
+    environment = os.environ | {
+        'JAX_PLATFORMS': 'cpu',
+        'PYTHONPATH': str(ROOT),
+        'JAX_NUM_CPU_DEVICES': '2',
+    }
+
+    def start(workdir, *flags):
+        flags = ('--mode=transfer', f'--encoder={encoder}', f'--data={folder}', *flags)
+        command = [sys.executable, '-c', PROGRAM, *flags, f'--workdir={tmp_path / workdir}']
+        how = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, **how)
+
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        together = (f'--coordinator=127.0.0.1:{free.getsockname()[1]}', '--num_processes=2')
+    processes = [start('two', *together, f'--process_id={i}') for i in range(2)]
+    try:
+        said = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], said
+    one, two = (
+        json.loads((workdir / 'result.json').read_text())['transfer']['sets'][str(folder)]
+        for workdir in (done, tmp_path / 'two')
+    )
+    for row in one['validation']:
+        row['objective'] = pytest.approx(row['objective'], rel=1e-7)
+    assert two == one
+    assert not list((tmp_path / 'two/features').iterdir())
+
+
+PROGRAM = """
+import sys
+from simclr_jax import cli
+from simclr_jax.modes import transfer
+transfer.STRENGTHS = (1e-3, 1.0)
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 def make_voc(data_dir):
