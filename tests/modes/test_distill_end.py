@@ -221,17 +221,17 @@ def test_a_folder_without_labels_and_a_teacher_of_other_pixels(inputs, folder, t
     )
     native.save(tmp_path / 'teacher', teacher)
     fields = {
-        'data.dataset': 'folder',
         'data.path': tmp_path / 'pictures',
         'data.max_bad_fraction': 0.1,
         'data.image_size': 8,
+        'model.encoder': 'resnet_tiny',
+        'model.dtype': 'float32',
         'batch_size': 16,
         'epochs': 2,
         'eval.batch_size': 16,
         'log.tensorboard': False,
-        'finetune.head_init': 'normal',
     } | inputs
-    command = ['--mode=distill', '--config=configs/distill_digits.py', '--encoder=scratch']
+    command = ['--mode=distill', '--config=configs/distill_folder.py', '--encoder=scratch']
     command += [f'--teacher={tmp_path / "teacher"}', f'--workdir={tmp_path / "run"}']
     done = subprocess.run(
         [sys.executable, 'run.py', *command, *(f'--config.{k}={v}' for k, v in fields.items())],
