@@ -194,6 +194,8 @@ def default() -> ConfigDict:
     # What a run ends with: the same labels, and fewer, used in this way and in others.
     config.finetune.compare = COMPARED  # () for no comparison
     config.finetune.labels_per_class = (10, 1)  # beside all labels of the run
+    # Of 'scratch', as optimizer.learning_rate, which is chosen for a pretrained encoder; 0: that.
+    config.finetune.scratch_learning_rate = 0.0
     config.finetune.draws = 5  # random choices of so few, for mean and standard deviation
 
     # Distillation: a student learns what a teacher says of pictures, which need no labels. What of

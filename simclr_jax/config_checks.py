@@ -112,6 +112,7 @@ _NOT_NEGATIVE = (
     'simclr.eval_layer',
     'finetune.head_layers',
     'finetune.head_learning_rate',
+    'finetune.scratch_learning_rate',
     'finetune.draw',
     'finetune.min_steps',
     'optimizer.learning_rate',

@@ -31,6 +31,7 @@ FREE_FIELDS = (
     *('log', 'checkpoint', 'health'),
     *('eval', 'linear_eval', 'knn'),
     *('finetune.compare', 'finetune.labels_per_class', 'finetune.draws'),
+    'finetune.scratch_learning_rate',
     *('start.encoder', 'start.given'),  # what it held is compared by its checksum
     *('distill.teacher', 'distill.labels_alone'),
 )

@@ -77,7 +77,7 @@ def compare(
     kept = Trials(
         epath.Path(workdir) / _FOLDER,
         _about(config, data, train_labels, labels),
-        {KNN: _voting(config)},
+        {KNN: _voting(config), SCRATCH: _rate_from_scratch(config)},
     )
     missing = kept.missing([trial for trial in trials if trial != itself])
     parallel.wait_for_all()  # before the first one writes what the others have not looked for yet
@@ -183,6 +183,11 @@ def _predict_frozen(
             keep(trial, linear_predictions(*features, chosen, seed=config.seed, **options))
         else:
             keep(trial, knn_predictions(*features, chosen, **_voting(config), **options))
+
+
+def _rate_from_scratch(config: ConfigDict) -> dict[str, Any]:
+    rate = config.finetune.scratch_learning_rate
+    return {'learning_rate': rate} if rate else {}
 
 
 def _voting(config: ConfigDict) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+from ml_collections import ConfigDict
 
 from simclr_jax.config import SCRATCH, Length, RunError
 from simclr_jax.data.sources import Source
@@ -21,27 +22,41 @@ class Fits:
     def __init__(self, run: Run, predict: Callable[[Tree], Predictions]):
         """Takes the parts of the run, and what predicts the test pictures by given variables."""
         self._run, self._predict = run, predict
-        self._programs: dict[Length, jax.stages.Compiled] = {}
+        self._programs: dict[tuple[Length, bool], jax.stages.Compiled] = {}
 
     @explained('training', TRAINING)
     def __call__(self, trial: Trial, source: Source) -> Predictions:
         """Returns what a classifier that is trained on `source` says of the test pictures.
 
         Args:
-          trial: 'scratch' starts at random, 'fine_tuned' as the run did; the budget is the same.
+          trial: 'scratch' starts at random, 'fine_tuned' as the run did; both take as many steps,
+            with a learning rate of its own where `finetune.scratch_learning_rate` is given.
           source: what it learns from.
 
         Raises:
           RunError: the training diverged.
           ConfigError: there are fewer pictures than a batch has, and batches end with an epoch.
         """
-        run = self._run
-        few = assemble(run.config, run.mesh, source, run.start)
-        if few.length not in self._programs:
-            self._programs[few.length] = memory.compile_step(few, None)
-        state = run.init_at_random() if trial.way == SCRATCH else run.init()
+        run, scratch = self._run, trial.way == SCRATCH
+        config = _from_scratch(run.config) if scratch else run.config
+        few = assemble(config, run.mesh, source, run.start)
+        key = few.length, config is not run.config  # what a program depends on
+        if key not in self._programs:
+            self._programs[key] = memory.compile_step(few, None)
+        state = run.init_at_random() if scratch else run.init()
         try:
-            state = train_quietly(few, self._programs[few.length], state)
+            state = train_quietly(few, self._programs[key], state)
         except RunError as error:
             raise RunError(f'{trial.name}: {error}') from error
         return self._predict(state.all_variables())
+
+
+def _from_scratch(config: ConfigDict) -> ConfigDict:
+    """Returns the config with the rate of what starts at random, where it has one of its own."""
+    rate = config.finetune.scratch_learning_rate
+    if not rate:
+        return config
+    config = config.copy_and_resolve_references()
+    config.optimizer.learning_rate = rate
+    config.finetune.head_learning_rate = 0.0
+    return config
