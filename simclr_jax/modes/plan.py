@@ -6,6 +6,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from simclr_jax import parallel
+from simclr_jax.config import view_recipes
 from simclr_jax.config_auto import settle
 from simclr_jax.config_smaller import changed
 from simclr_jax.tools.plan import (
@@ -64,9 +65,11 @@ def main(config: ConfigDict, workdir: str, topology: str | None) -> int:
 
 
 def _measured_input(workdir: epath.Path, config: ConfigDict) -> float | None:
-    """Pairs a second of this config's backend, where `--bench=input` has measured them."""
+    """Pictures a second of this config's backend, where `--bench=input` has measured them."""
     path = workdir / 'bench_input.json'
     if not path.exists():
         return None
-    rates = json.loads(path.read_text()).get('pairs_per_second', {})
-    return rates.get(config.augment.get('backend', 'tf'))
+    found = json.loads(path.read_text())
+    if found.get('views') != len(view_recipes(config)):
+        return None
+    return found['pictures_per_second'].get(config.augment.backend)

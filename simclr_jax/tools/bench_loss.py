@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from simclr_jax.config import CLASSIFIERS, ConfigError
 from simclr_jax.losses import nt_xent, tiled_nt_xent
 
 _LOSSES = {'dense': nt_xent, 'tiled': tiled_nt_xent}
@@ -21,7 +22,16 @@ _REPEATS = 5
 
 
 def main(config: ConfigDict, workdir: str) -> None:
-    """Prints the table and writes `bench_loss.json`, at the config's temperature."""
+    """Prints the table and writes `bench_loss.json`, at the config's temperature.
+
+    Raises:
+      ConfigError: the config trains a classifier.
+    """
+    if config.method in CLASSIFIERS:
+        raise ConfigError(
+            f'--bench=loss: measures the loss of pairs, NT-Xent, which method={config.method!r} '
+            'does not have; --bench=step measures its whole step'
+        )
     temperature = config.simclr.temperature
     rows = measure(_PAIRS, temperature)
     large = temporary_bytes(compile_loss('tiled', _COMPILED_PAIRS, temperature))

@@ -17,6 +17,7 @@ from simclr_jax.train.setup import Run
 
 _SECONDS = 5.0  # of measurement, at least
 _MIN_STEPS = 5
+_NAMES = {1: 'pictures', 2: 'pairs'}  # by the views of a picture
 
 
 def main(config: ConfigDict, workdir: str) -> None:
@@ -62,6 +63,7 @@ def measure(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         'dtype': config.model.dtype,
         'batch_size': config.batch_size,
         'image_size': config.data.image_size,
+        'views': run.views_shape[1],
         'steps': len(times) - 1,
         'seconds': seconds,
         'least_seconds': min(times[1:]),
@@ -81,6 +83,7 @@ def random_batch(run: Run, rows: int, random: np.random.Generator) -> dict[str, 
     batch = {'image': random.integers(0, 256, (rows, *shapes['image'].shape[1:]), np.uint8)}
     if 'size' in shapes:
         batch['size'] = np.tile(np.array(run.source.canvas_shape[:2], np.int32), (rows, 1))
+    if 'index' in shapes:
         batch['index'] = np.arange(rows, dtype=np.int32)
     if 'label' in shapes:
         batch['label'] = random.integers(0, run.source.num_classes, rows, np.int32)
@@ -93,7 +96,10 @@ def format_result(result: dict[str, Any]) -> str:
     rows = [
         ('step', f'{result["method"]}, {result["encoder"]}, {result["dtype"]}'),
         ('devices', f'{result["devices"]} x {result["device"]}'),
-        ('batch', f'{result["batch_size"]} pairs at {result["image_size"]} pixels'),
+        (
+            'batch',
+            f'{result["batch_size"]} {_NAMES[result["views"]]} at {result["image_size"]} pixels',
+        ),
         ('ms a step', f'{1e3 * result["seconds"]:.2f} (least {1e3 * result["least_seconds"]:.2f})'),
         ('images/s', f'{result["images_per_second"]:,.0f}'),
         ('GFLOP a device', f'{result["flops"] / 1e9:,.2f}'),

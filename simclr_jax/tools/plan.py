@@ -15,23 +15,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from jax import numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from simclr_jax import parallel
-from simclr_jax.config import DISTILL, ConfigError, as_flags, canvas_side
+from simclr_jax.config import DISTILL, FINETUNE, ConfigError, as_flags, canvas_side
 from simclr_jax.config_auto import GIB, Hardware
 from simclr_jax.config_smaller import changed, changes
 from simclr_jax.data.sources import Source
+from simclr_jax.methods.factory import create_method
 from simclr_jax.tools.chips import CHIPS, Chip, devices_of
-from simclr_jax.tools.known import known_source
+from simclr_jax.tools.known import known_source, with_few_labels
 from simclr_jax.tools.program import cost
 from simclr_jax.train.out_of_memory import is_out_of_memory, refused
 from simclr_jax.train.setup import Run, assemble
 from simclr_jax.train.teacher import read_teacher
+from simclr_jax.weights.description import Architecture, Head, Preprocess, Weights
 
 EXAMPLES = '--topology=v5e:16x16, --topology=v4:4x4x4 or --topology=cpu:8'
-_ASSUMED = 1_000_000  # images, where their number is not known
+_ASSUMED, _CLASSES = 1_000_000, 1000  # images and classes, where their number is not known
 _LIMITS = {  # what the slowest of the three rates is, in words
     'flops': 'arithmetic',
     'memory': 'memory bandwidth',
@@ -166,15 +169,41 @@ def assemble_without_data(config: ConfigDict, mesh: Mesh) -> Run:
     """Returns the parts of a run of which nothing is read, as large as its data set is.
 
     Its source has `known` images, or 1,000,000 where nothing says how many: `known_source`.
+    Fine-tuning sees those of them whose labels it may, of 1,000 classes where nothing says.
+
+    Raises:
+      ConfigError: fine-tuning finds no labels, or a batch does not fit the data or the devices.
     """
-    source = known_source(config)
+    source, supervised = known_source(config), config.method == FINETUNE
     if source is None:
-        shape = (None, None, 3)
-        source = Source(lambda _: [], _ASSUMED, shape, None, canvas_side(config))
-    examples = max(source.num_examples, config.batch_size)  # too large a batch is the run's affair
+        shape, names = (None, None, 3), tuple(map(str, range(_CLASSES))) if supervised else None
+        source = Source(lambda _: [], _ASSUMED, shape, names, canvas_side(config))
+    if supervised:
+        source = with_few_labels(source, config)
+    examples = source.num_examples
+    if not supervised or config.data.drop_remainder:  # too large a batch is the run's affair
+        examples = max(examples, config.batch_size)
     source = dataclasses.replace(source, read=lambda _: [], num_examples=examples)
     teacher = read_teacher(config.distill.teacher) if config.method == DISTILL else None
-    return assemble(config, mesh, source, teacher=teacher)
+    return assemble(config, mesh, source, _head(config) if supervised else None, teacher)
+
+
+def _head(config: ConfigDict) -> Weights | None:
+    """Stands for an encoder file whose projection head fine-tuning keeps layers of.
+
+    The head is as wide as the features, as SimCLR's (`model_util.py`).
+    """
+    kept, size = config.finetune.head_layers, config.data.image_size
+    if not kept:
+        return None
+    encoder = create_method(config, 1).encoder
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    features, _ = jax.eval_shape(
+        lambda x: encoder.init_with_output(jax.random.key(0), x, False), images
+    )
+    head = Head(features.shape[1], 128, kept + 1, output_norm='scale_only')
+    architecture = Architecture(config.model.encoder, head=head)
+    return Weights(architecture, Preprocess(size), {}, {})
 
 
 @contextlib.contextmanager

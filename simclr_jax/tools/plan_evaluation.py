@@ -1,4 +1,4 @@
-"""What the probes at the end of a run would take on chips that are not there.
+"""What the probes at the end of a run, or its comparison, would take on chips that are not there.
 
 Their real programs are compiled for the size of the probes' training split; nothing is run.
 """
@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from simclr_jax import parallel
+from simclr_jax.config import CLASSIFIERS, FINETUNE
 from simclr_jax.evaluate import knn, linear, logistic
 from simclr_jax.evaluate.features import RAW_PIXELS_SIZE, make_extraction
 from simclr_jax.evaluate.published import published_protocol
@@ -30,6 +31,9 @@ _QUERIES = 10**9  # however many test pictures there are: they are looked at in 
 def estimate_evaluation(run: Run, chip: Chip) -> dict[str, Any] | None:
     """Compiles what `eval.after_pretrain` runs, for all pictures of the probes' training split.
 
+    Of fine-tuning, it is what `finetune.compare` does with the frozen encoder, for the pictures
+    that are learned from; what is trained there takes what the run itself takes.
+
     Args:
       run: the parts of a run on the mesh of the plan.
       chip: one of its devices.
@@ -38,27 +42,28 @@ def estimate_evaluation(run: Run, chip: Chip) -> dict[str, Any] | None:
       `pictures`; `dim` of the features; `memory`, the bytes of the largest program and the train
       state, which is still there; `parts`, the bytes of each program (None where the compiler
       refuses it without a number); `host_features`, the bytes of all features, which every host
-      holds once; `fits`. None where nothing is evaluated: no probes, or no labels.
+      holds once; `fits`. None where there is none of it: no probes, or no labels.
     """
-    config = run.config
-    source = known_source(_data_of_probes(config))
-    if source is None or not source.num_classes or not config.eval.after_pretrain:
+    config, probes = run.config, _probes(run.config)
+    classifies = config.method in CLASSIFIERS
+    source = run.source if classifies else known_source(_data_of_probes(config))
+    if source is None or not source.num_classes or not probes:
         return None
     count, state = source.num_examples, run.abstract_state()
     variables = {'encoder': state.all_variables()}
     dims = {'encoder': _dim(run, variables['encoder'])}
-    if config.eval.baselines:
+    if config.eval.baselines and not classifies:
         variables['untrained'] = variables['encoder']
         dims['untrained'] = dims['encoder']
         size = min(RAW_PIXELS_SIZE, config.data.image_size)
         dims['raw_pixels'] = size * size * run.source.image_shape[-1]
     parts = {'features': _compile(lambda: _lower_extraction(run, variables))}
     widest = max(dims.values())
-    if 'linear_eval' in config.eval.after_pretrain and config.linear_eval.protocol == 'fast':
-        counts = config.linear_eval.labels_per_class
+    if 'linear_eval' in probes and (classifies or config.linear_eval.protocol == 'fast'):
+        counts = (config.finetune if classifies else config.linear_eval).labels_per_class
         for name, size in _regressions(widest, count, source.num_classes, counts):
             parts[name] = _compile(lambda size=size: _lower_regression(run, *size))
-    if 'knn' in config.eval.after_pretrain:
+    if 'knn' in probes:
         parts['knn'] = _compile(lambda: _lower_knn(run, count, widest))
     held = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
     memory = None if None in parts.values() else max(parts.values()) + held
@@ -96,6 +101,14 @@ def _gib(size: float | None) -> str:
     return '?' if size is None else f'{size / _GIB:.2f}'
 
 
+def _probes(config: ConfigDict) -> tuple[str, ...]:
+    """Which of 'linear_eval' and 'knn' a run ends with."""
+    if config.method == FINETUNE:
+        names = {'linear': 'linear_eval', 'knn': 'knn'}
+        return tuple(names[way] for way in config.finetune.compare if way in names)
+    return () if config.method in CLASSIFIERS else tuple(config.eval.after_pretrain)
+
+
 def _data_of_probes(config: ConfigDict) -> ConfigDict:
     """The config with the probes' training split in the place of pretraining's."""
     config = config.copy_and_resolve_references()
@@ -128,7 +141,10 @@ def _compile(lower) -> float | None:
 def _lower_extraction(run: Run, variables) -> jax.stages.Lowered:
     config, data = run.config, run.config.data
     batch = config.eval.batch_size
-    if config.linear_eval.protocol != 'fast':  # its step is the encoder's forward pass, and a layer
+    classifies = config.method in CLASSIFIERS
+    if (
+        config.linear_eval.protocol != 'fast' and not classifies
+    ):  # its step is the encoder's forward pass, and a layer
         protocol = published_protocol(
             config.linear_eval.protocol,
             config.model.encoder,
@@ -140,7 +156,7 @@ def _lower_extraction(run: Run, variables) -> jax.stages.Lowered:
         run.mesh,
         mean=data.mean,
         std=data.std,
-        raw_pixels=config.eval.baselines,
+        raw_pixels=config.eval.baselines and not classifies,
     )
     shape = (batch, 1, data.image_size, data.image_size, run.source.image_shape[-1])
     return step.lower(variables, jax.ShapeDtypeStruct(shape, jnp.uint8))
