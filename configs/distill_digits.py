@@ -2,6 +2,12 @@
 
     python run.py --config=configs/distill_digits.py --mode=distill --teacher=runs/finetune_digits \
         --encoder=runs/simclr_digits
+
+The student sees no label: all 1,297 training pictures, with what the teacher says of them. Measured
+over five draws of a teacher's ten labels a class, top-1 on the test split: teacher 97.7 +- 0.5 %,
+this student 97.8 +- 0.4 %; one that starts at random (`--encoder=scratch`) 97.4 +- 0.7 %, where the
+labels alone give it 94.1 +- 1.6 %. docs/distilling.md has how that was measured, and what was chosen
+on which pictures.
 """
 
 import dataclasses
