@@ -6,8 +6,8 @@
 The student sees no label: all 1,297 training pictures, with what the teacher says of them. Measured
 over five draws of a teacher's ten labels a class, top-1 on the test split: teacher 97.7 +- 0.5 %,
 this student 97.8 +- 0.4 %; one that starts at random (`--encoder=scratch`) 97.4 +- 0.7 %, where the
-labels alone give it 94.1 +- 1.6 %. docs/distilling.md has how that was measured, and what was chosen
-on which pictures.
+labels alone give it 94.1 +- 1.6 %. docs/distilling.md has how that was measured, and on which
+pictures settings were chosen.
 """
 
 import dataclasses
