@@ -3,11 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from simclr_jax.evaluate import newton
+from simclr_jax.evaluate.logistic import chunks
 from simclr_jax.evaluate.rows import Rows
 from simclr_jax.evaluate.transfer import STRENGTHS
 from simclr_jax.parallel import make_mesh
@@ -133,3 +135,30 @@ def test_a_class_without_examples_is_never_chosen(data):
     (fit,) = newton.fit_path(features, labels, [1.0], num_classes=CLASSES + 1, mesh=ONE)
     assert fit.converged
     assert (newton.scores(features, fit).argmax(axis=1) < CLASSES).all()
+
+
+@pytest.mark.slow
+def test_no_device_holds_the_features_of_imagenet():
+    """The program of a step, compiled for 8 devices and not run: 2,048 features, 1,000 classes."""
+    examples, dim, classes, mesh = 1_281_167, 2048, 1000, make_mesh()
+    chunk, padded = chunks(examples, dim + classes, mesh)
+
+    def of(spec, shape, dtype):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    with jax.enable_x64(True):
+        data = newton.Data(
+            of(P('data'), (padded, dim), np.float32),
+            of(P('data'), (padded,), np.int32),
+            of(P('data'), (padded,), np.float32),
+        )
+        params = of(P(), (dim + 1, 1, classes), np.float64)
+        point = newton.Point(params, params, of(P(), (1,), np.float64))
+        factor = of(P(), (dim + 1, dim + 1), np.float64)
+        how = {'chunk': chunk, 'several': False, 'mesh': mesh}
+        memory = newton._step.lower(data, point, factor, 1.0, **how).compile().memory_analysis()
+    share = 4 * examples * (dim + 2) / 8
+    assert share < memory.argument_size_in_bytes < share + 2**27  # parameters and their factor
+    assert (
+        memory.temp_size_in_bytes < 2**30
+    )  # a chunk of examples at a time, however many there are
