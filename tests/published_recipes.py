@@ -503,9 +503,9 @@ def distill_imagenet(encoder: str, width: int, sk_ratio: float, temperature: flo
             'method': 'distill',
             'batch_size': 4096,
             'epochs': 400.0,
-            'peak': 6.4,  # 0.1 sqrt(4096), as in pretraining
+            'peak': 6.4,  # 0.1 sqrt(4096): ours, that of pretraining
             'optimizer.weight_decay': 1e-4,
-            'optimizer.warmup_epochs': 20.0,  # 5 %, as in pretraining
+            'optimizer.warmup_epochs': 20.0,  # 5 %: ours, as in pretraining
             'distill.temperature': temperature,
             'distill.alpha': 1.0,
             'finetune.trained': 'all',
