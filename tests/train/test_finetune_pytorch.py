@@ -306,7 +306,9 @@ def partly(case: Case, trained: str, parts: tuple[str, ...], norm: str = 'runnin
 
 STEM, EMBEDDING = ('conv1', 'bn1'), ('cls_token', 'pos_embed', 'patch_embed')
 CASES = {
+    'resnet18-sgd': two_rates(RESNET),
     'resnet18-nesterov': two_rates(RESNET, nesterov=True),
+    'resnet18-lars': adaptive(RESNET),
     'vit_s16-sgd': two_rates(VIT),
     'vit_s16-lars': adaptive(VIT),
     'vit_s16-adamw': layer_wise(VIT),
