@@ -9,9 +9,9 @@ is what configs/finetune_imagenet.py:simclr_v2_1pct or simclr_v2_10pct has made.
 Paper: Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 3: LARS, 400 epochs of crops and
 flips, no labels; a temperature of 1.0 where the teacher is larger, and of 0.1 where it has the
 student's architecture (`self_...`). Decay, momentum, cosine and the loss are also those of its
-notebook, `colabs/distillation_self_training.ipynb` (google-research/simclr at 383d414). Batch, rate and
-warm-up are here those of pretraining, configs/simclr_v2_imagenet.py. How the student starts is not
-said; `--encoder=runs/simclr_v2` starts it from a pretrained encoder.
+notebook, `colabs/distillation_self_training.ipynb` (google-research/simclr at 383d414). Batch, rate
+and warm-up are here those of pretraining, configs/simclr_v2_imagenet.py. How the student starts is
+not said; `--encoder=runs/simclr_v2` starts it from a pretrained encoder.
 
 Published top-1 of a ResNet-50 (the paper's abstract), whose teacher is larger: 73.9 % with 1 % of
 the labels, 77.5 % with 10 %, where fine-tuning alone has 57.9 and 68.4 %. Not run here yet.

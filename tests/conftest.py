@@ -1,10 +1,12 @@
-"""Strict settings for every test: eight virtual devices, and no silent broadcasting."""
+"""Settings for every test: eight virtual devices, no silent broadcasting, quick compiling."""
 
 import jax
 
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# Most programs of the tests run once or twice: to optimize their machine code takes longer.
+jax.config.update('jax_disable_most_optimizations', True)
 
 
 def pytest_collection_modifyitems(items):
