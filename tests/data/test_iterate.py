@@ -38,6 +38,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fails', [999, 6], ids=['a step', 'a read'])
 def test_a_program_ends_though_an_error_keeps_a_pipeline_that_is_reading(fails):
     program = PROGRAM.format(fails=fails)

@@ -98,6 +98,7 @@ def test_more_labels_never_influence_the_result_with_one(digits, result):
     assert abs(alone['1']['mean'] - result['1']['mean']) <= 1 / 500
 
 
+@pytest.mark.slow
 def test_order_of_test_examples_does_not_matter(digits, result):
     train, train_labels, test, test_labels = digits
     order = np.random.RandomState(0).permutation(500)
@@ -120,6 +121,7 @@ def test_unlabelled_examples_are_left_out(digits, result):
         assert abs(other[count]['mean'] - result[count]['mean']) <= 1 / 500
 
 
+@pytest.mark.slow
 def test_features_may_be_spread_over_devices(digits, result):
     train, train_labels, test, test_labels = digits
     mesh = jax.make_mesh((8,), ('batch',), axis_types=(jax.sharding.AxisType.Auto,))
@@ -139,6 +141,7 @@ def test_of_equal_strengths_the_strongest(dim):
     assert result['all']['l2'] == result['10']['l2'] == [1e-1]
 
 
+@pytest.mark.slow
 def test_noise_asks_for_a_strong_penalty():
     rng = np.random.RandomState(0)
     features, labels = rng.randn(300, 100), np.arange(300) % 3

@@ -91,6 +91,7 @@ def test_the_loss_is_the_papers_in_float64(knows, temperature, alpha):
     assert (agree, count) == ((said.argmax(1) == own.argmax(1)).sum(), 8)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_the_students_and_as_the_paper_has_it(knows):
     method = student(temperature=0.5)
     params, variables = made(method)

@@ -166,6 +166,7 @@ def test_drop_path_drops_whole_branches_of_pictures_at_its_rate():
     assert np.mean(branch) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_drop_path_is_off_in_evaluation_and_drawn_by_its_key():
     encoder = vit(drop_path=0.4)
     variables = encoder.init(jax.random.key(0), IMAGES, train=False)

@@ -73,6 +73,7 @@ def test_parameters_and_statistics_have_the_same_names_and_first_values():
     jax.tree.map(np.testing.assert_array_equal, *init)
 
 
+@pytest.mark.slow
 def test_values_statistics_and_gradients_are_those_of_the_normalization():
     (want_loss, want_new), want_gradients = jax.device_get(step(False))
     (loss, new), gradients = jax.device_get(step(True))

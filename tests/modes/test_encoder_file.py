@@ -131,6 +131,7 @@ def test_the_file_has_the_features_that_evaluation_extracts(fields, data_dir, tm
     assert encoder.origin['version'] == simclr_jax.__version__
 
 
+@pytest.mark.slow
 def test_photographs_of_any_size_have_the_features_of_the_evaluation(
     photographs, data_dir, tmp_path
 ):
@@ -160,6 +161,7 @@ def test_a_checkpoint_gives_the_file_that_the_run_writes(method, data_dir, tmp_p
     assert path.read_bytes() == (tmp_path / native.NAME).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_exported_where_neither_the_data_nor_tensorflow_are(
     photographs, data_dir, tmp_path
 ):
@@ -246,6 +248,7 @@ def export_to(**flags):
     export.main(**given | {'format': 'native', 'overwrite': False} | flags)
 
 
+@pytest.mark.slow
 def test_export_checks_what_it_is_given(data_dir, tmp_path):
     run = run_of({}, data_dir)
     saved(run, tmp_path / 'run', run.init().replace(step=np.int32(3)))

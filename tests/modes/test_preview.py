@@ -134,6 +134,7 @@ def test_the_sheet_is_a_png_with_the_images_in_their_places(digits, tmp_path, mo
     assert len(found) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backend', ['tf', 'jax'])
 def test_each_picture_of_a_folder_has_its_name_below_it(backend, tmp_path, monkeypatch):
     pictures = tmp_path / 'pictures'

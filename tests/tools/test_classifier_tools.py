@@ -20,6 +20,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 
 
 def digits(**fields):
+    fields = {'batch_size': 128, 'epochs': 30, 'finetune.min_steps': 200} | fields
     return load(str(CONFIGS / 'finetune_digits.py'), {k: str(v) for k, v in fields.items()})
 
 

@@ -8,6 +8,7 @@ from simclr_jax.config_loading import load
 from simclr_jax.train import setup
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backend', ['tf', 'jax'])
 def test_a_run_erases_what_its_recipes_say(backend):
     overrides = {

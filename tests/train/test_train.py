@@ -221,6 +221,7 @@ def test_any_kept_step_is_evaluated_by_the_workdir_alone(undisturbed, data_dir, 
     assert 'Views side by side are of the same image' in (workdir / 'report.html').read_text()
 
 
+@pytest.mark.slow
 def test_evaluation_by_itself_adds_to_the_results(undisturbed, data_dir):
     workdir, _ = undisturbed
     output = finish(start(workdir, data_dir, '--mode=knn'))
