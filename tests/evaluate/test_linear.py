@@ -84,6 +84,7 @@ def test_strength_has_the_best_held_out_likelihood(digits, result):
     assert chosen['all']['l2'] == [(1e-7, 1e-5, 1e-3)[int(np.argmin(losses))]]
 
 
+@pytest.mark.slow
 def test_test_labels_never_influence_the_strength(digits, result):
     train, train_labels, test, test_labels = digits
     shuffled = np.random.RandomState(0).permutation(test_labels)
@@ -106,6 +107,7 @@ def test_order_of_test_examples_does_not_matter(digits, result):
     assert other == result
 
 
+@pytest.mark.slow
 def test_unlabelled_examples_are_left_out(digits, result):
     train, train_labels, test, test_labels = digits
     # The same features once more leave the standardization as it is.

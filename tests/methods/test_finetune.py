@@ -61,6 +61,7 @@ def test_cross_entropy_of_those_that_have_a_label(smoothing):
     assert nothing[0] == 0 and nothing[1].metrics['accuracy'][1] == 0
 
 
+@pytest.mark.slow
 def test_micro_batches_have_the_gradient_of_the_whole_batch():
     whole, parts = (
         FineTune(VIT, 3, head_init='normal', accumulation_steps=steps) for steps in (1, 4)

@@ -150,6 +150,7 @@ def assert_checkpointed(state, path):
         assert restored.extra[name].sharding.device_set == state.extra[name].sharding.device_set
 
 
+@pytest.mark.slow
 def test_moco_v3_is_the_originals_sequence():
     """`moco/builder.py`: average by the step's own decay, keys of both views, both losses."""
     method = moco_v3()
