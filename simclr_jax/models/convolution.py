@@ -28,18 +28,22 @@ def conv(
     dtype: jnp.dtype,
     name: str,
     dot: bool = False,
+    dilation: int = 1,
 ) -> nn.Conv:
     """A convolution without bias, padded and initialized as in the code that `padding` names.
 
     `dot` computes a 1x1 convolution as a matrix product. XLA's CPU compiler transposes all
     activations for the gradient of a convolution's kernel, and for that of a product none; the
     compilers of GPUs and TPUs do well by themselves.
+
+    `dilation` is the distance of the pixels that the kernel looks at.
     """
     return nn.Conv(
         features,
         (kernel, kernel),
         (stride, stride),
-        padding='SAME' if padding == 'same' else (kernel - 1) // 2,
+        padding='SAME' if padding == 'same' else dilation * (kernel - 1) // 2,
+        kernel_dilation=dilation,
         use_bias=False,
         dtype=dtype,
         kernel_init=KERNEL_INITS[padding],

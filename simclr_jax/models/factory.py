@@ -55,6 +55,8 @@ def create_encoder(
     first_trained: int = 0,
     frozen_norm: str = 'running',
     drop_path: float = 0.0,
+    dilated: int = 0,
+    grid: int = 0,
     remat: str = 'none',
     dot_1x1: bool = False,
     fold_norm: bool = True,
@@ -82,6 +84,8 @@ def create_encoder(
         what precedes it gets no gradient. 0 trains everything.
       frozen_norm: of batch normalization in a ResNet's frozen stages, 'running' or 'batch'.
       drop_path: of a ViT, the probability that a picture skips a branch of the last block.
+      dilated: of a ResNet, how many of its last stages keep the size of their input.
+      grid: of a ViT, patches a side that its fixed positions are for; 0: as many as there are.
       remat: 'none', 'blocks' or 'full': which activations the backward pass computes again.
       dot_1x1: of a ResNet, compute 1x1 convolutions as matrix products: for CPUs.
       fold_norm: of a ResNet, normalize through the kernels (`folded.py`) where it computes in
@@ -104,6 +108,7 @@ def create_encoder(
             freeze_patch_projection=freeze_patch_projection,
             first_trained=first_trained,
             drop_path=drop_path,
+            grid=grid,
             remat=remat,
             dtype=jnp.dtype(dtype),
         )
@@ -123,6 +128,7 @@ def create_encoder(
         norm_scope=norm_scope,
         first_trained=first_trained,
         frozen_norm=frozen_norm,
+        dilated=dilated,
         remat=remat,
         # Where the arithmetic is that of an accelerator, its memory decides on the batch.
         fold_norm=fold_norm and jnp.dtype(dtype) == jnp.bfloat16 and norm_scope == GLOBAL,

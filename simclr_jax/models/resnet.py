@@ -1,5 +1,6 @@
 """Residual networks without a classifier (He et al., arXiv:1512.03385)."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -30,17 +31,21 @@ class _Block(nn.Module):
     dot_1x1: bool
     project: bool  # the shortcut, whether it changes its shape or not
     dtype: jnp.dtype
+    dilations: tuple[int, int] = (1, 1)  # of the first 3x3 convolution, and of what follows it
 
     def residual(
-        self, x: jax.Array, layers: Sequence[tuple[int, int, int]], train: bool
+        self, x: jax.Array, layers: Sequence[tuple[int, int, int, int]], train: bool
     ) -> jax.Array:
-        """Convolutions of (features, kernel, stride), added to the input or to its projection."""
+        """Convolutions, added to the input or to its projection.
+
+        `layers` are (features, kernel, stride, dilation).
+        """
         block_conv = partial(conv, padding=self.padding, dtype=self.dtype, dot=self.dot_1x1)
         norm = partial(batch_norm, train, self.dtype, scope=self.norm_scope)
         last_scale = nn.initializers.zeros if self.zero_init_last_scale else nn.initializers.ones
 
         y = x
-        for i, (features, kernel, stride) in enumerate(layers[:-1], 1):
+        for i, (features, kernel, stride, dilation) in enumerate(layers[:-1], 1):
             if self.sk_ratio and kernel == 3:
                 selective = SelectiveKernel(
                     features,
@@ -49,19 +54,22 @@ class _Block(nn.Module):
                     self.padding,
                     self.norm_scope,
                     self.dtype,
+                    dilation,
                     name=f'conv{i}',
                 )
                 y = selective(y, train)
             else:
-                y = block_conv(features, kernel, stride, name=f'conv{i}')(y)
+                made = block_conv(features, kernel, stride, name=f'conv{i}', dilation=dilation)
+                y = made(y)
                 y = nn.relu(norm(name=f'norm{i}')(y))
-        features, kernel, stride = layers[-1]
+        features, kernel, stride, dilation = layers[-1]
         names = {'conv_name': f'conv{len(layers)}', 'norm_name': f'norm{len(layers)}'}
         widen = partial(folded_conv_norm, train=train, padding=self.padding, dtype=self.dtype)
         if self.fold_norm and kernel == 1:
             y = widen(y, features, stride, scale_init=last_scale, **names)
         else:
-            y = block_conv(features, kernel, stride, name=names['conv_name'])(y)
+            name = names['conv_name']
+            y = block_conv(features, kernel, stride, name=name, dilation=dilation)(y)
             y = norm(scale_init=last_scale, name=names['norm_name'])(y)
         if self.project or x.shape != y.shape:
             stride = self.stride
@@ -81,7 +89,9 @@ class BasicBlock(_Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return self.residual(x, [(self.width, 3, self.stride), (self.width, 3, 1)], train)
+        first, second = self.dilations
+        layers = [(self.width, 3, self.stride, first), (self.width, 3, 1, second)]
+        return self.residual(x, layers, train)
 
 
 class BottleneckBlock(_Block):
@@ -92,7 +102,11 @@ class BottleneckBlock(_Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        layers = [(self.width, 1, 1), (self.width, 3, self.stride), (4 * self.width, 1, 1)]
+        layers = [
+            (self.width, 1, 1, 1),
+            (self.width, 3, self.stride, self.dilations[0]),
+            (4 * self.width, 1, 1, 1),
+        ]
         return self.residual(x, layers, train)
 
 
@@ -115,6 +129,10 @@ class ResNet(nn.Module):
     before it get no gradient. 0 trains everything. With `frozen_norm` 'running' they use and keep
     their running averages in training too; with 'batch' they use the batch's statistics and go on
     averaging them, as SimCLR does (`fine_tune_after_block` of `resnet.py`).
+
+    The last `dilated` stages keep the size of their input: their stride is 1, and their kernels look
+    at pixels further apart, as those did that are trained with a stride. Parameters stay the same
+    (`replace_stride_with_dilation` of torchvision, `output_stride` of timm).
 
     `remat` says what the backward pass computes again from what the forward pass kept: with
     'blocks' each block, from its input; with 'full' each stage, from its input, block by block.
@@ -139,19 +157,27 @@ class ResNet(nn.Module):
     norm_scope: NormScope = GLOBAL
     first_trained: int = 0
     frozen_norm: str = 'running'
+    dilated: int = 0
     remat: str = 'none'
     fold_norm: bool = False
     dot_1x1: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool, pool: bool = True) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, train: bool, layers: Sequence[int] | None = None
+    ) -> jax.Array | tuple[jax.Array, ...]:
         """Float `[n, height, width, channel]` to float32 features `[n, dim]`.
 
-        Without `pool`, to the last stage's maps `[n, height / 32, width / 32, dim]`, of which the
-        features are the mean; the sides are those of the 'imagenet' stem, rounded up.
+        Of `layers`, stages counted from 1, to their maps instead: a tuple of float32 `[n, height /
+        stride, width / stride, dim]`, rounded up; with the 'imagenet' stem strides are 4, 8, 16
+        and 32. The features are the mean of the last one.
+
+        Raises:
+          ValueError: a field is wrong, or there is no such stage.
         """
-        self._check_fields()
+        self._check_fields(layers)
+        maps = {}
         run_stage = ResNet._stage
         if self.remat == 'full':
             run_stage = nn.remat(run_stage, static_argnums=(2, 3))
@@ -164,21 +190,27 @@ class ResNet(nn.Module):
                 x = run_stage(self, x, stage, stage_trains)
             if frozen:
                 x = jax.lax.stop_gradient(x)
+            maps[stage] = x
+            if layers is not None and stage == max(layers):
+                break
+        if layers is not None:
+            return tuple(maps[stage].astype(jnp.float32) for stage in layers)
         if x.dtype == jnp.bfloat16:
             # Changes nothing, but the average stays out of the kernel that adds the last block's
             # convolutions: on CPUs, XLA of jax 0.11 and 0.12 gives NaN where one kernel does both.
             x = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
-        x = x.astype(jnp.float32)
-        return jnp.mean(x, axis=(1, 2)) if pool else x
+        return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
     def _stage(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
         block = self.block
         if self.remat != 'none':
             block = nn.remat(block, static_argnums=(2,))
+        before, dilation = self._dilation(stage - 1), self._dilation(stage)
+        stride = self.strides[stage - 1] if before == dilation else 1
         for i in range(self.stage_sizes[stage - 1]):
             x = block(
                 self.widths[stage - 1] * self.width_multiplier,
-                self.strides[stage - 1] if i == 0 else 1,
+                stride if i == 0 else 1,
                 self.padding,
                 self.zero_init_last_scale,
                 self.sk_ratio,
@@ -187,9 +219,19 @@ class ResNet(nn.Module):
                 self.dot_1x1,
                 self.padding != 'torch' and i == 0,
                 self.dtype,
+                (before if i == 0 else dilation, dilation),
                 name=f'stage{stage}_block{i}',
             )(x, train)
         return x
+
+    def stride(self, stage: int) -> int:
+        """Pixels of a picture, down and across, to a place of a stage's map."""
+        stem = 4 if self.stem == 'imagenet' else 1
+        return stem * math.prod(self.strides[:stage]) // self._dilation(stage)
+
+    def _dilation(self, stage: int) -> int:
+        """Returns how far apart the pixels are, after `stage`, that are neighbours with strides."""
+        return math.prod(self.strides[len(self.strides) - self.dilated : stage])
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         width = self.widths[0] * self.width_multiplier
@@ -220,7 +262,11 @@ class ResNet(nn.Module):
             x = nn.max_pool(x, (3, 3), (2, 2), pool_padding)
         return x
 
-    def _check_fields(self):
+    def _check_fields(self, layers: Sequence[int] | None):
+        if layers is not None and not all(0 < layer <= len(self.stage_sizes) for layer in layers):
+            raise ValueError(f'layers={layers}: there are the stages 1 to {len(self.stage_sizes)}')
+        if not 0 <= self.dilated <= len(self.stage_sizes):
+            raise ValueError(f'dilated={self.dilated}; there are {len(self.stage_sizes)} stages')
         if self.stem not in STEMS:
             raise ValueError(f'stem={self.stem!r}; it must be one of {", ".join(STEMS)}')
         if self.padding not in PADDINGS:

@@ -23,6 +23,7 @@ class SelectiveKernel(nn.Module):
     padding: str
     norm_scope: NormScope
     dtype: jnp.dtype
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -34,7 +35,9 @@ class SelectiveKernel(nn.Module):
         def dense(features: int, name: str) -> nn.Dense:
             return nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)
 
-        x = conv(2 * self.features, 3, self.stride, self.padding, self.dtype, 'conv')(x)
+        wide = 2 * self.features
+        how = {'dtype': self.dtype, 'name': 'conv', 'dilation': self.dilation}
+        x = conv(wide, 3, self.stride, self.padding, **how)(x)
         x = nn.relu(norm('norm')(x))
         x = x.reshape(*x.shape[:-1], 2, self.features)
         image = jnp.mean(x.astype(jnp.float32).sum(axis=-2), axis=(1, 2)).astype(self.dtype)

@@ -1,6 +1,7 @@
 """Vision transformers without a classifier, as MoCo v3 has them (arXiv:2104.02057)."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,21 @@ def sincos_positions(height: int, width: int, dim: int) -> np.ndarray:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
+def interpolated(
+    positions: jax.Array, known: tuple[int, int], wanted: tuple[int, int]
+) -> jax.Array:
+    """Turns positions `[1, patch, dim]` of one grid of patches into those of another, bicubically.
+
+    As timm's `resample_abs_pos_embed`, with antialiasing. Those of the same grid stay as they are.
+    """
+    if known == wanted:
+        return positions
+    grid = positions.reshape(1, *known, -1).astype(jnp.float32)
+    shape = 1, *wanted, grid.shape[-1]
+    made = jax.image.resize(grid, shape, 'cubic', antialias=True)
+    return made.reshape(1, -1, shape[-1]).astype(positions.dtype)
+
+
 def patch_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     """Xavier's uniform of a patch as a vector: `+- sqrt(6 / (pixels * channels + dim))`."""
     limit = math.sqrt(6 / (math.prod(shape[:-1]) + shape[-1]))
@@ -58,7 +74,7 @@ class Block(nn.Module):
             kernel_init=init,  # of queries, keys and values apart
             force_fp32_for_softmax=True,
             name='attention',
-        )(y)
+        )(y, sow_weights=self.is_mutable_collection('intermediates'))
         x = x + self._drop(y, train)
         y = layer_norm(self.dtype, 'norm2', self.epsilon)(x)
         y = nn.Dense(4 * dim, dtype=self.dtype, kernel_init=init, name='dense1')(y)
@@ -83,7 +99,8 @@ class VisionTransformer(nn.Module):
     """A ViT up to its class token, or to the average of its patches.
 
     Positions are fixed (`sincos_positions`) and no parameters, or, where `positions` is 'learned',
-    a parameter `[1, token, dim]`, the class token's first, for pictures of one size. Where
+    a parameter `[1, token, dim]`, the class token's first. For pictures of another size they are
+    interpolated, as timm does (`resample_abs_pos_embed`). Where
     `freeze_patch_projection`, the random projection of the patches gets no gradient, which MoCo v3
     found to make training stable (section 4.2); `PATCH_PROJECTION` is its name, for the optimizer
     to leave it alone.
@@ -105,18 +122,26 @@ class VisionTransformer(nn.Module):
     epsilon: float = EPSILON  # of LayerNorm
     freeze_patch_projection: bool = True
     first_trained: int = 0  # the first block that is trained, counted from 1; 0: everything is
+    # The fixed positions are those of so many patches a side; 0: of as many as the pictures have.
+    grid: int = 0
     drop_path: float = 0.0  # of the last block; earlier ones have less, the first has none
     remat: str = 'none'  # otherwise the backward pass computes each block again, from its input
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool, pool: bool = True) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, train: bool, layers: Sequence[int] | None = None
+    ) -> jax.Array | tuple[jax.Array, ...]:
         """Float `[n, height, width, channel]` to float32 features `[n, dim]`.
 
-        Without `pool`, to the patches' outputs `[n, height / patch, width / patch, dim]`,
-        normalized as the class token is, where the features come from it.
+        Of `layers`, blocks counted from 1, to their patches instead: a tuple of `[n, height /
+        patch, width / patch, dim]`, each normalized as the class token is, where the features come
+        from it.
+
+        Raises:
+          ValueError: a field is wrong, a side no multiple of the patch, or there is no such block.
         """
-        self._check(images)
+        self._check(images, layers)
         x = nn.Conv(
             self.dim,
             (self.patch_size, self.patch_size),
@@ -131,15 +156,16 @@ class VisionTransformer(nn.Module):
         count, height, width, _ = x.shape
         x = x.reshape(count, height * width, self.dim)
         if self.positions == 'sincos':
-            x += jnp.asarray(sincos_positions(height, width, self.dim), self.dtype)[None]
+            x += self._fixed_positions(height, width).astype(self.dtype)
         if self.has_token:
             init = nn.initializers.normal(1e-6)
             token = self.param('class_token', init, (1, 1, self.dim)).astype(self.dtype)
             x = jnp.concatenate([jnp.tile(token, (count, 1, 1)), x], axis=1)
         if self.positions == 'learned':
-            x += self._learned_positions(images, x.shape[1]).astype(self.dtype)
+            x += self._learned_positions(height, width).astype(self.dtype)
         if self.first_trained:
             x = jax.lax.stop_gradient(x)
+        tokens = {}
         block_type = Block if self.remat == 'none' else nn.remat(Block, static_argnums=(2,))
         for block in range(self.depth):
             frozen = block + 1 < self.first_trained
@@ -152,15 +178,19 @@ class VisionTransformer(nn.Module):
             )(x, train and not frozen)
             if frozen:
                 x = jax.lax.stop_gradient(x)
-        token, x = (x[:, 0], x[:, 1:]) if self.has_token else (None, x)
+            tokens[block + 1] = x
+            if layers is not None and block + 1 == max(layers):
+                break
+        if layers is not None:
+            shape = count, height, width, self.dim
+            outputs = [tokens[layer][:, int(self.has_token) :] for layer in layers]
+            if self.pooling == 'token':
+                norm = layer_norm(self.dtype, 'norm', self.epsilon)
+                outputs = [norm(output) for output in outputs]
+            return tuple(output.astype(jnp.float32).reshape(shape) for output in outputs)
         if self.pooling == 'token':
-            norm = layer_norm(self.dtype, 'norm', self.epsilon)
-            x = norm(token if pool else x).astype(jnp.float32)
-            return x if pool else x.reshape(count, height, width, self.dim)
-        x = x.astype(jnp.float32)
-        if not pool:
-            return x.reshape(count, height, width, self.dim)
-        x = jnp.mean(x, axis=1)
+            return layer_norm(self.dtype, 'norm', self.epsilon)(x[:, 0]).astype(jnp.float32)
+        x = jnp.mean(x[:, int(self.has_token) :].astype(jnp.float32), axis=1)
         if self.pooling == 'patches':
             x = layer_norm(self.dtype, POOLED_NORM, self.epsilon)(x).astype(jnp.float32)
         return x
@@ -170,20 +200,39 @@ class VisionTransformer(nn.Module):
         """Whether a class token is among what attends to each other."""
         return self.pooling != 'mean'
 
-    def _learned_positions(self, images: jax.Array, tokens: int) -> jax.Array:
-        """Returns the positions `[1, token, dim]` of images of this size, and of no other."""
-        if self.has_variable('params', 'positions'):
-            known = self.get_variable('params', 'positions').shape[1]
-            if known != tokens:
-                side = math.isqrt(known - self.has_token) * self.patch_size
-                raise ValueError(
-                    f'images have shape {images.shape}; the learned positions are for {side} x '
-                    f'{side} pixels'
-                )
-        init = nn.initializers.truncated_normal(0.02)
-        return self.param('positions', init, (1, tokens, self.dim))
+    def _fixed_positions(self, height: int, width: int) -> jax.Array:
+        """Returns the positions `[1, patch, dim]` of a grid of patches."""
+        grid = (self.grid, self.grid) if self.grid else (height, width)
+        positions = jnp.asarray(sincos_positions(*grid, self.dim))[None]
+        return interpolated(positions, grid, (height, width))
 
-    def _check(self, images: jax.Array) -> None:
+    def _learned_positions(self, height: int, width: int) -> jax.Array:
+        """Returns the positions `[1, token, dim]` of a grid of patches."""
+        extra = int(self.has_token)
+        tokens, known = height * width + extra, self.has_variable('params', 'positions')
+        if known:
+            tokens = self.get_variable('params', 'positions').shape[1]
+        init = nn.initializers.truncated_normal(0.02)
+        positions = self.param('positions', init, (1, tokens, self.dim))
+        side = math.isqrt(tokens - extra)
+        if not known or side == height == width:
+            return positions
+        if side**2 != tokens - extra:
+            raise ValueError(
+                f'the learned positions are for {tokens - extra} patches, which are no square, so '
+                f'that they cannot be those of {height} x {width}'
+            )
+        patches = interpolated(positions[:, extra:], (side, side), (height, width))
+        return jnp.concatenate([positions[:, :extra], patches], axis=1)
+
+    def stride(self, layer: int) -> int:
+        """Pixels of a picture, down and across, to a place of a block's map."""
+        del layer
+        return self.patch_size
+
+    def _check(self, images: jax.Array, layers: Sequence[int] | None) -> None:
+        if layers is not None and not all(0 < layer <= self.depth for layer in layers):
+            raise ValueError(f'layers={layers}: there are the blocks 1 to {self.depth}')
         if self.pooling not in POOLINGS:
             raise ValueError(f'pooling={self.pooling!r}; it must be one of {", ".join(POOLINGS)}')
         if self.positions not in POSITIONS:

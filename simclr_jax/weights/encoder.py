@@ -244,7 +244,7 @@ class Encoder:
         def apply(variables, images):
             if self.architecture.head_layers:
                 variables = {name: tree.get('encoder', {}) for name, tree in variables.items()}
-            return made.encoder.apply(variables, images, train=False, pool=False)
+            return made.encoder.apply(variables, images, train=False, layers=(last,))[0]
 
         return self._compiled(apply)
 
