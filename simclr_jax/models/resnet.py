@@ -130,9 +130,9 @@ class ResNet(nn.Module):
     their running averages in training too; with 'batch' they use the batch's statistics and go on
     averaging them, as SimCLR does (`fine_tune_after_block` of `resnet.py`).
 
-    The last `dilated` stages keep the size of their input: their stride is 1, and their kernels look
-    at pixels further apart, as those did that are trained with a stride. Parameters stay the same
-    (`replace_stride_with_dilation` of torchvision, `output_stride` of timm).
+    The last `dilated` stages keep the size of their input: their stride is 1, and their kernels
+    look at pixels further apart, as those did that are trained with a stride. Parameters stay the
+    same (`replace_stride_with_dilation` of torchvision, `output_stride` of timm).
 
     `remat` says what the backward pass computes again from what the forward pass kept: with
     'blocks' each block, from its input; with 'full' each stage, from its input, block by block.

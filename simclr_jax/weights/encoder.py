@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -14,11 +13,10 @@ from flax import linen as nn
 from simclr_jax import parallel
 from simclr_jax.augment.pixels import normalize_images
 from simclr_jax.config import ConfigError
+from simclr_jax.methods.base import Representation
+from simclr_jax.models import maps
 from simclr_jax.weights.description import Architecture, Preprocess, Tree, Weights
-from simclr_jax.weights.views import Picture, check_images, files_in, is_folder, prepare
-
-# One array of pixels, several pictures, a folder of them, or one.
-Images = np.ndarray | Iterable[Picture] | str | os.PathLike
+from simclr_jax.weights.views import Images, Picture, items_of, name_of, prepare, whole_views
 
 # What a device takes at a time: pixels, and pictures however small they are. On a CPU more take up
 # to twice as long: the system clears the memory of large intermediate values anew for each batch.
@@ -48,6 +46,7 @@ class Encoder:
     encoder = simclr_jax.load('runs/mine')
     features = encoder(images)     # uint8 [n, height, width, 3] or a list of paths -> [n, dim]
     maps = encoder.maps(images)    # -> [n, height / 32, width / 32, dim] of a ResNet
+    finer = dataclasses.replace(encoder, dilated=1).maps(images)    # -> [n, height / 16, ...]
     ```
 
     Batches are its own business: they are spread over all the devices of this process, and the
@@ -56,14 +55,24 @@ class Encoder:
     Attributes:
       weights: all of what it was made from.
       dtype: of its arithmetic, 'float32' or 'bfloat16'; features are float32.
+      dilated: how many of a ResNet's last stages keep the size of their maps, with the same
+        weights: their convolutions look at pixels further apart. Maps of 1 have a stride of 16,
+        of 2 one of 8, in place of 32.
     """
 
     weights: Weights
     dtype: str = 'float32'
+    dilated: int = 0
 
     def __post_init__(self):
         if self.dtype not in ('float32', 'bfloat16'):
             raise ConfigError(f"dtype={self.dtype!r}: must be 'float32' or 'bfloat16'")
+        if self.dilated and self.architecture.is_vit:
+            raise ConfigError(f'dilated={self.dilated}: is for a ResNet; {self!r} has patches')
+        if not 0 <= self.dilated <= self.depth:
+            raise ConfigError(
+                f'dilated={self.dilated}: must be 0 to {self.depth}, the number of stages'
+            )
 
     @property
     def architecture(self) -> Architecture:
@@ -99,7 +108,8 @@ class Encoder:
     @functools.cached_property
     def dim(self) -> int:
         """The number of features of a picture."""
-        return self._shape(self._features)[-1]
+        size = self.preprocess.size
+        return self._nothing(self._features, size, size).shape[-1]
 
     def __call__(self, images: Images) -> np.ndarray:
         """Returns the features of pictures, `[n, dim]` float32, in their order.
@@ -114,13 +124,60 @@ class Encoder:
         """
         return self._run(images, self._features)
 
-    def maps(self, images: Images) -> np.ndarray:
+    @property
+    def depth(self) -> int:
+        """How many layers there are maps of: a ResNet's stages, or a ViT's blocks."""
+        encoder = self.architecture.module().encoder
+        return encoder.depth if self.architecture.is_vit else len(encoder.stage_sizes)
+
+    def stride(self, layer: int = 0) -> int:
+        """Returns the pixels, down and across, to a place of a layer's map; 0 is the last one."""
+        return self._bare.stride(layer or self.depth)
+
+    def maps(
+        self, images: Images, layers: int | Sequence[int] = 0, whole: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, ...]:
         """Returns maps of features, `[n, height, width, dim]` float32.
 
         They are the output of a ResNet's last stage, whose average over the pixels are its
-        features, or of a ViT's patches. `images` are as for `__call__`, as are the errors.
+        features, or of a ViT's patches.
+
+        Args:
+          images: as for `__call__`.
+          layers: a stage of a ResNet or a block of a ViT, counted from 1; 0 is the last one. Of
+            several there is a tuple of maps. A ViT's blocks but the last have the last one's
+            LayerNorm, too, as in DINOv2.
+          whole: whether whole pictures are seen as large as they are, rather than the square in
+            their middle: then all of them have one size. Positions of a ViT are interpolated, and
+            what its patches do not divide is padded at the bottom and on the right. A map's sides
+            are the picture's divided by `stride`, rounded up.
+
+        Raises:
+          ConfigError: there is no such layer, a picture cannot be read, whole pictures differ in
+            size, or `images` is nothing of this.
         """
-        return self._run(images, self._maps)
+        chosen = [layers] if isinstance(layers, int) else list(layers)
+        if not chosen or not all(isinstance(n, int) and 0 <= n <= self.depth for n in chosen):
+            raise ConfigError(
+                f'layers={layers!r}: must be of 1 to {self.depth}, or 0 for the last one'
+            )
+        function = self._maps(tuple(layer or self.depth for layer in chosen))
+        made = self._run_whole(images, function) if whole else self._run(images, function)
+        return made[0] if isinstance(layers, int) else made
+
+    def attention(self, images: Images, whole: bool = False) -> np.ndarray:
+        """Returns what a ViT's class token looks at in the last block, `[n, head, height, width]`.
+
+        Each head's weights are those of the patches; with that of the class token itself, which is
+        left out, their sum is 1. `images` and `whole` are as for `maps`.
+
+        Raises:
+          ConfigError: there is no class token, or as for `maps`.
+        """
+        if not (self.architecture.is_vit and self.architecture.has_token):
+            raise ConfigError(f'{self!r} has no class token, so there is no attention of it')
+        run = self._run_whole if whole else self._run
+        return run(images, self._attention)
 
     def stream(self, items: Iterable[Picture], batch_size: int = 0) -> Iterator[Part]:
         """Yields the features of pictures as they are made: as many as there are, in little memory.
@@ -165,9 +222,13 @@ class Encoder:
     @functools.cached_property
     def batch_size(self) -> int:
         """Pictures that all devices together take at a time."""
+        return self._batch_size(self.preprocess.size**2)
+
+    def _batch_size(self, of_each: int) -> int:
+        """Returns how many pictures of `of_each` pixels all devices together take at a time."""
         devices = self._mesh.devices
         pixels, pictures = _MOST.get(devices.flat[0].platform, _MOST_ELSEWHERE)
-        count = min(pictures, max(1, pixels // self.preprocess.size**2))
+        count = min(pictures, max(1, pixels // of_each))
         return 2 ** (count.bit_length() - 1) * devices.size
 
     def __repr__(self) -> str:
@@ -179,16 +240,27 @@ class Encoder:
         source = f'; {", ".join(told)}' if told else ''
         return f'<Encoder {architecture.encoder}{layers}, pictures of {size}{source}>'
 
-    def _run(self, images: Images, function: Callable) -> np.ndarray:
-        items = _items(images)
+    def _run(self, images: Images, function: Callable) -> Any:
+        items = items_of(images)
         parts = []
         for part in self._stream(items, function):
             for place, reason in part.bad.items():
-                raise ConfigError(f'{_name(items[place], place)}: {reason}')
+                raise ConfigError(f'{name_of(items[place], place)}: {reason}')
             parts.append(part.features)
         if not parts:
-            return np.zeros((0, *self._shape(function)[1:]), np.float32)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            size = self.preprocess.size
+            return self._nothing(function, size, size)
+        return jax.tree.map(lambda *rows: np.concatenate(rows) if rows[1:] else rows[0], *parts)
+
+    def _run_whole(self, images: Images, function: Callable) -> Any:
+        views, parts = whole_views(images, self.preprocess), []
+        pixels, devices = views[0].shape[0] * views[0].shape[1], self._mesh.devices.size
+        rows = min(self._batch_size(pixels), -(-len(views) // devices) * devices)
+        for start in range(0, len(views), rows):
+            some = np.stack(views[start : start + rows])
+            made = function(self._on_devices, self._spread(_filled_up(some, rows)))
+            parts.append(_rows(made, len(some)))
+        return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
     def _stream(
         self, items: Iterable[Picture], function: Callable, batch_size: int = 0
@@ -229,24 +301,52 @@ class Encoder:
         return {name: tree['encoder'] for name, tree in trees.items() if 'encoder' in tree}
 
     def _module(self, **how: Any) -> nn.Module:
-        made = self.architecture.module(self.dtype, freeze_patch_projection=False, **how)
+        made = self._representation(**how)
         return made if self.architecture.head_layers else made.encoder
+
+    def _representation(self, **how: Any) -> Representation:
+        if self.architecture.is_vit:  # whose positions are interpolated for pictures of other sizes
+            how['grid'] = self.preprocess.size // self.architecture.patch_size
+        return self.architecture.module(
+            self.dtype, freeze_patch_projection=False, dilated=self.dilated, **how
+        )
+
+    @functools.cached_property
+    def _bare(self) -> nn.Module:
+        """The encoder without layers of a projection head."""
+        return self._representation().encoder
 
     @functools.cached_property
     def _features(self) -> Callable:
         module = self._module(dot_1x1=self._mesh.devices.flat[0].platform == 'cpu')
         return self._compiled(functools.partial(module.apply, train=False))
 
-    @functools.cached_property
-    def _maps(self) -> Callable:
-        made = self.architecture.module(self.dtype)
+    def _maps(self, layers: tuple[int, ...]) -> Callable:
+        """Returns from variables and pictures to a tuple of maps; compiled once."""
+        if layers not in self._programs:
 
-        def apply(variables, images):
-            if self.architecture.head_layers:
-                variables = {name: tree.get('encoder', {}) for name, tree in variables.items()}
-            return made.encoder.apply(variables, images, train=False, layers=(last,))[0]
+            def apply(variables: Tree, inputs: jax.Array) -> tuple[jax.Array, ...]:
+                return maps.of_pictures(self._bare, self._own(variables), inputs, layers)
+
+            self._programs[layers] = self._compiled(apply)
+        return self._programs[layers]
+
+    @functools.cached_property
+    def _programs(self) -> dict[tuple[int, ...], Callable]:
+        return {}
+
+    @functools.cached_property
+    def _attention(self) -> Callable:
+        def apply(variables: Tree, inputs: jax.Array) -> jax.Array:
+            return maps.token_attention(self._bare, self._own(variables), inputs)
 
         return self._compiled(apply)
+
+    def _own(self, variables: Tree) -> Tree:
+        """Returns the bare encoder's of `self.variables`."""
+        if not self.architecture.head_layers:
+            return variables
+        return {name: tree['encoder'] for name, tree in variables.items() if 'encoder' in tree}
 
     def _compiled(self, apply: Callable) -> Callable:
         batch = parallel.batch_sharding(self._mesh)
@@ -256,32 +356,12 @@ class Encoder:
             out_shardings=batch,
         )
 
-    def _shape(self, function: Callable) -> tuple[int, ...]:
-        size, devices = self.preprocess.size, self._mesh.devices.size
-        images = jax.ShapeDtypeStruct((devices, size, size, self.preprocess.channels), jnp.uint8)
-        return jax.eval_shape(function, self.variables, images).shape
-
-
-def _items(images: Images) -> list[Picture] | np.ndarray:
-    """Returns `images` as a sequence of pictures."""
-    if isinstance(images, str | os.PathLike):
-        return files_in(images) if is_folder(images) else [images]
-    if isinstance(images, bytes):
-        return [images]
-    if hasattr(images, '__array__') or hasattr(images, '__array_interface__'):
-        images = np.asarray(images)
-        check_images(images)
-        return images
-    if not isinstance(images, Iterable):
-        raise ConfigError(
-            f'images: a {type(images).__name__} is neither pixels, uint8 [n, height, width, '
-            'channel], nor a list of paths, nor a folder'
-        )
-    return list(images)
-
-
-def _name(item: Picture, place: int) -> str:
-    return os.fspath(item) if isinstance(item, str | os.PathLike) else f'picture {place}'
+    def _nothing(self, function: Callable, height: int, width: int) -> Any:
+        """Returns what `function` gives of no picture."""
+        shape = self._mesh.devices.size, height, width, self.preprocess.channels
+        images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+        made = jax.eval_shape(function, self.variables, images)
+        return jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), np.float32), made)
 
 
 def _filled_up(images: np.ndarray, rows: int) -> np.ndarray:
@@ -293,4 +373,8 @@ def _filled_up(images: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _fetch(places: np.ndarray, made: jax.Array, bad: dict[int, str]) -> Part:
-    return Part(places, np.array(made[: len(places)]), bad)
+    return Part(places, _rows(made, len(places)), bad)
+
+
+def _rows(made: Any, count: int) -> Any:
+    return jax.tree.map(lambda x: np.array(x[:count]), made)

@@ -19,6 +19,8 @@ from simclr_jax.weights.description import Preprocess
 
 # A file's path, a file's content, or pixels: uint8 `[height, width, channel]`.
 Picture = str | os.PathLike | bytes | np.ndarray
+# One array of pixels, several pictures, a folder of them, or one.
+Images = np.ndarray | Iterable[Picture] | str | os.PathLike
 
 _GROUP = 8  # pictures that a thread takes at a time
 _AHEAD = 2  # batches that are made before they are asked for
@@ -116,24 +118,78 @@ def view_of(item: Picture, preprocess: Preprocess) -> np.ndarray:
       Unreadable: the file cannot be read, or holds no picture.
       ConfigError: the item is nothing that may be a picture.
     """
-    if hasattr(item, '__array__') or hasattr(item, '__array_interface__'):
-        pixels = np.asarray(item)
-        check_images(pixels[None])
-        pixels = _with_channels(pixels, preprocess.channels)
-    else:
-        encoded = item if isinstance(item, bytes) else _read(item)
-        try:
-            pixels = pictures.decode(encoded, preprocess.channels, intensity=preprocess.intensity)
-        except Exception as error:  # Pillow's decoders raise anything on damage
-            reason = pictures.check(encoded).reason or ' '.join(str(error).split())
-            raise Unreadable(reason or type(error).__name__) from error
     return central_view(
-        pixels,
+        pixels_of(item, preprocess),
         image_size=preprocess.size,
         crop=preprocess.crop,
         interpolation=preprocess.interpolation,
         antialias=preprocess.antialias,
     )
+
+
+def pixels_of(item: Picture, preprocess: Preprocess) -> np.ndarray:
+    """Returns a picture as large as it is, `[height, width, channels]` uint8; raises likewise."""
+    if hasattr(item, '__array__') or hasattr(item, '__array_interface__'):
+        pixels = np.asarray(item)
+        check_images(pixels[None])
+        return _with_channels(pixels, preprocess.channels)
+    encoded = item if isinstance(item, bytes) else _read(item)
+    try:
+        return pictures.decode(encoded, preprocess.channels, intensity=preprocess.intensity)
+    except Exception as error:  # Pillow's decoders raise anything on damage
+        reason = pictures.check(encoded).reason or ' '.join(str(error).split())
+        raise Unreadable(reason or type(error).__name__) from error
+
+
+def items_of(images: Images) -> list[Picture] | np.ndarray:
+    """Returns `images` as a sequence of pictures.
+
+    Raises:
+      ConfigError: it is nothing of this, or a folder without pictures.
+    """
+    if isinstance(images, str | os.PathLike):
+        return files_in(images) if is_folder(images) else [images]
+    if isinstance(images, bytes):
+        return [images]
+    if hasattr(images, '__array__') or hasattr(images, '__array_interface__'):
+        images = np.asarray(images)
+        check_images(images)
+        return images
+    if not isinstance(images, Iterable):
+        raise ConfigError(
+            f'images: a {type(images).__name__} is neither pixels, uint8 [n, height, width, '
+            'channel], nor a list of paths, nor a folder'
+        )
+    return list(images)
+
+
+def name_of(item: Picture, place: int) -> str:
+    """Returns what an error message calls a picture."""
+    return os.fspath(item) if isinstance(item, str | os.PathLike) else f'picture {place}'
+
+
+def whole_views(images: Images, preprocess: Preprocess) -> list[np.ndarray]:
+    """Returns pictures as large as they are, uint8 `[height, width, channels]`, all of one size.
+
+    Raises:
+      ConfigError: there is none, one cannot be read, or sizes differ; or as `items_of`.
+    """
+    items, views = items_of(images), []
+    for place, item in enumerate(items):
+        try:
+            views.append(pixels_of(item, preprocess))
+        except Unreadable as error:
+            raise ConfigError(f'{name_of(item, place)}: {error}') from error
+        if views[-1].shape != views[0].shape:
+            (height, width, _), (first_height, first_width, _) = views[-1].shape, views[0].shape
+            raise ConfigError(
+                f'{name_of(item, place)}: is {width} x {height} pixels, but '
+                f'{name_of(items[0], 0)} is {first_width} x {first_height}; whole pictures have to '
+                'be of one size: give those of each size by themselves'
+            )
+    if not views:
+        raise ConfigError('images: are none, and whole pictures have no size of their own')
+    return views
 
 
 def files_in(folder: str | os.PathLike) -> list[str]:

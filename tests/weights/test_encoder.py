@@ -1,7 +1,9 @@
 """An encoder in use: any picture, any number of them, any number of devices."""
 
+import dataclasses
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -97,6 +99,48 @@ def test_maps_of_a_vit_with_a_class_token_are_its_patches_too():
     mean = encoder.maps(images).mean(axis=(1, 2))
     mean = (mean - mean.mean(1, keepdims=True)) / np.sqrt(mean.var(1, keepdims=True) + 1e-6)
     assert_close(mean * norm['scale'] + norm['bias'], encoder(images))
+
+
+def test_maps_of_several_stages_of_whole_pictures():
+    encoder = encoder_of()
+    images = np.random.default_rng(3).integers(0, 256, (3, 21, 34, 3), np.uint8)
+    first, last = encoder.maps(images, layers=(1, 3), whole=True)
+    assert first.shape == (3, 11, 17, 64) and last.shape == (3, 11, 17, 128)
+    want = encoder.module.apply(encoder.variables, encoder.normalize(images), False, layers=(1, 3))
+    assert_close(first, want[0])
+    assert_close(last, want[1])
+    assert encoder.depth == 3 and encoder.stride(1) == encoder.stride() == 2
+    np.testing.assert_array_equal(encoder.maps(list(images), whole=True), last)
+
+
+def test_dilated_maps_are_finer_and_agree_where_strides_look():
+    """Every other place of a dilated map is what the strided one has there."""
+    encoder = encoder_of(Architecture('resnet_tiny', stem='small', padding='torch'))
+    finer = dataclasses.replace(encoder, dilated=3)
+    images = crops(2)
+    assert encoder.stride() == 2 and finer.stride() == 1
+    strided, dilated = encoder.maps(images, layers=1), finer.maps(images, layers=1)
+    assert dilated.shape == (2, 32, 32, 64)
+    assert_close(dilated[:, ::2, ::2], strided)
+
+
+@pytest.mark.parametrize(
+    'mistake, message',
+    [
+        (lambda encoder: encoder.maps(crops(1), layers=4), 'layers=4: must be of 1 to 3'),
+        (lambda encoder: encoder.maps(crops(1), layers=()), 'layers=()'),
+        (lambda encoder: encoder.maps([], whole=True), 'images: are none'),
+        (
+            lambda encoder: encoder.maps([*crops(1), crops(1)[0, :9]], whole=True),
+            'picture 1: is 32 x 9 pixels, but picture 0 is 32 x 32',
+        ),
+        (lambda encoder: dataclasses.replace(encoder, dilated=4), 'dilated=4: must be 0 to 3'),
+        (lambda encoder: encoder.attention(crops(1)), 'has no class token'),
+    ],
+)
+def test_mistakes_with_maps(mistake, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        mistake(encoder_of())
 
 
 def test_features_of_a_kept_head_layer():
