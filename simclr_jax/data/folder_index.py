@@ -332,7 +332,7 @@ def _look(folder: Folder, file: pathlib.Path, files: Files, known: Known, places
                 flush=True,
             )
 
-    progress = _Progress(f'indexing {readable(folder.root)}', len(new))
+    progress = Counting(f'indexing {readable(folder.root)}', len(new))
     executor = ThreadPoolExecutor(os.cpu_count())
     due = time.monotonic() + _SAVE_SECONDS
     try:
@@ -349,7 +349,7 @@ def _look(folder: Folder, file: pathlib.Path, files: Files, known: Known, places
     return Known(files.names, table, reasons)
 
 
-class _Progress:
+class Counting:
     """A line on the terminal that changes; elsewhere one now and then."""
 
     def __init__(self, text: str, total: int):

@@ -148,6 +148,12 @@ def decode(
         return pixels.reshape(*pixels.shape[:2], channels)
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """Returns a picture that was loaded, turned as its EXIF says."""
+    orientation = _orientation(image)
+    return image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
+
+
 def _refused(image: Image.Image) -> str:
     """Says why an opened picture is none for us, '' for most."""
     width, height = image.size
