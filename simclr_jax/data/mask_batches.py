@@ -207,8 +207,8 @@ def _choose(
 
 def _nearest(start: int, count: int, made: int, length: int) -> np.ndarray:
     """Of `count` pixels from `start` on, among `made` of `length` ones: which each one is."""
-    centers = (np.arange(start, start + count) + 0.5) * (length / made)
-    return np.minimum(centers.astype(np.int64), length - 1)
+    centers = 2 * np.arange(start, start + count) + 1  # in halves: whole numbers do not round
+    return centers * length // (2 * made)
 
 
 def _ahead(function: Callable[..., T], items: Iterable, ahead: int, workers: int) -> Iterator[T]:
