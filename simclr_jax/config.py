@@ -168,7 +168,9 @@ def default() -> ConfigDict:
     # they are, or those of the 'batch', as in SimCLR.
     config.finetune.frozen_norm = 'running'
     config.finetune.head_layers = 0  # of the projection head that are kept; 1 in SimCLR v2
-    # The classifier's; 'normal': N(0, 0.01), 'timm': N(0, 0.02), 'trunc_normal': N(0, 2e-5), MAE's.
+    # The classifier's; 'normal': N(0, 0.01), 'timm': N(0, 0.02), 'trunc_normal': N(0, 2e-5), MAE's;
+    # 'linear': solved on the features of the encoder that the run starts from ('zero' of a random
+    # one), so that training begins where linear evaluation ends.
     config.finetune.head_init = 'zero'
     # Of a ViT's outputs: its 'own', or the mean of the 'patches' and a new LayerNorm, as in MAE, in
     # place of the class token and the last LayerNorm.

@@ -34,7 +34,7 @@ from simclr_jax.config import (
 _CHOICES = {
     'method': (*METHODS, *CLASSIFIERS),
     'finetune.frozen_norm': ('running', 'batch'),
-    'finetune.head_init': ('zero', 'normal', 'timm', 'trunc_normal'),
+    'finetune.head_init': ('zero', 'normal', 'timm', 'trunc_normal', 'linear'),
     'model.encoder': ENCODERS,
     'model.stem': ('auto', 'imagenet', 'small'),
     'model.padding': ('torch', 'simclr', 'same'),
@@ -326,6 +326,9 @@ def _check_finetune(fields: dict[str, Any], check: Callable[[bool, str, str], No
     for field in ('finetune.learning_rates', 'finetune.head_learning_rates'):
         want = f'is tried with method={FINETUNE!r} only; leave it out'
         check(not fields[field] or fields['method'] == FINETUNE, field, want)
+    want = f"is solved on labels, with method={FINETUNE!r} only; take another start, as 'zero'"
+    ok = fields['finetune.head_init'] != 'linear' or fields['method'] != DISTILL
+    check(ok, 'finetune.head_init', want)
     share = fields['finetune.held_out']
     check(0 < share < 1, 'finetune.held_out', 'must be above 0 and below 1')
     for field in ('finetune.drop_path', 'finetune.label_smoothing'):

@@ -81,6 +81,14 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     }
 
 
+def put_everywhere(tree: Tree, mesh: Mesh) -> Tree:
+    """Returns arrays that every device holds whole; every process gives the same ones."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, x, np.shape(x)), tree
+    )
+
+
 def to_host(tree: Tree) -> Tree:
     """Returns the global arrays of `tree` whole, as NumPy arrays, in every process."""
     if jax.process_count() == 1:

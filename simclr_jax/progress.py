@@ -29,7 +29,8 @@ class Progress:
 
     def update(self, step: int, fields: dict[str, float]) -> None:
         """Shows `step` and those of `epoch`, `loss`, `images_per_second`, `bad` (pictures),
-        `input_wait` and `probe_accuracy` (both in [0, 1]) that were in `fields` now or before."""
+        `input_wait`, `accuracy` and `probe_accuracy` (all in [0, 1]) that were in `fields` now or
+        before."""
         self._fields |= fields
         self._start = self._start or (step, time.monotonic())
         if self._terminal:
@@ -56,6 +57,8 @@ class Progress:
         left = format_duration((self._total - step) * seconds_a_step) if step > first_step else None
         shown = [
             ('loss {:.4f}', self._fields.get('loss')),
+            # Of the batches that a classifier learns from, as they are augmented.
+            ('training accuracy {:.1%}', self._fields.get('accuracy')),
             ('probe {:.1%}', self._fields.get('probe_accuracy')),
             ('{} left', left),
             ('epoch {:.1f}', self._fields.get('epoch')),

@@ -44,6 +44,14 @@ def test_a_pipe_gets_plain_lines(monkeypatch):
     ]
 
 
+def test_a_classifier_shows_how_many_of_its_training_pictures_are_right():
+    reader, stream = os.pipe()
+    with os.fdopen(stream, 'w') as pipe:
+        Progress(1000, pipe).update(100, {'loss': 0.5, 'accuracy': 0.9125})
+    with os.fdopen(reader) as pipe:
+        assert pipe.read() == '100/1000  loss 0.5000  training accuracy 91.2%\n'
+
+
 def _on_terminal(columns, show):
     """What `show(stream)` writes to a pseudo-terminal of that width."""
     main, terminal = pty.openpty()

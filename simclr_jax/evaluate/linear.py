@@ -1,7 +1,7 @@
 """Linear evaluation: how well a linear classifier reads the labels off frozen features."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ L2_GRID = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 L2_WITHOUT_HOLDOUT = 1e-2
 HOLDOUT_FRACTION = 0.2
 FOLDS = 5
+MAX_FOLDED = 10_000  # examples; of more, a fifth tells the strengths apart as well
 
 
 def linear_eval(
@@ -111,26 +112,88 @@ def linear_predictions(
       mesh: as in `linear_eval`.
     """
     standardize = standardization(train_features, test_features)
-    index = np.flatnonzero(train_labels != subsets.UNLABELLED) if chosen is None else chosen
-    labels = np.asarray(train_labels)[index]
+    by_folds, index = chosen is not None, chosen
+    if chosen is None:
+        index = np.flatnonzero(train_labels != subsets.UNLABELLED)
+    rows, labels = Rows(train_features, index, standardize), np.asarray(train_labels)[index]
+    kernel, bias = _regression(rows, labels, by_folds, num_classes, seed, l2_grid, mesh)
+    test = Rows(test_features, np.arange(len(test_features)), standardize)
+    return join([of_logits(part) for part in _logits(test, kernel, bias)])
+
+
+def linear_classifier(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    seed: int = 0,
+    l2_grid: Sequence[float] = L2_GRID,
+    mesh: Mesh | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the regression of `linear_eval` as a layer, float32 kernel and bias.
+
+    `features @ kernel + bias` are its logits, of features that are not standardized: that is part
+    of the kernel, `[dim, class]`, and of the bias, `[class]`.
+
+    Args:
+      features: `[example, dim]`.
+      labels: `[example]`, -1 where there is none. Folds choose the strength, of more than
+        `MAX_FOLDED` examples a fifth that is held out.
+      num_classes: of the labels.
+      seed: of what is held out.
+      l2_grid: the strengths.
+      mesh: as in `linear_eval`.
+    """
+    standardize = standardization(features, features[:0])
+    index = np.flatnonzero(np.asarray(labels) != subsets.UNLABELLED)
+    rows, labels = Rows(features, index, standardize), np.asarray(labels)[index]
+    by_folds = len(index) <= MAX_FOLDED
+    kernel, bias = _regression(rows, labels, by_folds, num_classes, seed, l2_grid, mesh)
+    kernel = np.asarray(kernel, np.float64) * standardize.factor[:, None]
+    bias = bias - standardize.mean.astype(np.float64) @ kernel
+    return kernel.astype(np.float32), bias.astype(np.float32)
+
+
+def _regression(
+    rows: Rows,
+    labels: np.ndarray,
+    by_folds: bool,
+    num_classes: int,
+    seed: int,
+    l2_grid: Sequence[float],
+    mesh: Mesh | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns kernel and bias of one regression on standardized features."""
     check_labels(labels, labels, num_classes)
-    everything = np.ones(len(labels), bool)
-    _, counts = np.unique(labels, return_counts=True)
     # Of fewer than three pictures a fifth is none.
-    if chosen is None and counts.max() >= 3:
+    if not by_folds and np.unique(labels, return_counts=True)[1].max() >= 3:
         masks = _hold_out(labels, seed)
     else:
-        masks = _folds(labels, everything, seed)
-    rows = Rows(train_features, index, standardize)
+        masks = _folds(labels, np.ones(len(labels), bool), seed)
     coordinates, basis = _shrink(rows)
     grid = np.unique(np.asarray(l2_grid, np.float64))
     [fit] = _fit_tasks(coordinates, labels, [masks], grid, num_classes, mesh)
-    kernel = fit.kernel if basis is None else basis @ fit.kernel
-    test = Rows(test_features, np.arange(len(test_features)), standardize)
-    return join([of_logits(part) for part in _logits(test, kernel, fit.bias)])
+    return fit.kernel if basis is None else basis @ fit.kernel, fit.bias
 
 
-def standardization(train: np.ndarray, test: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+@dataclasses.dataclass(frozen=True)
+class Standardization:
+    """Gives features `[example, dim]` the training mean 0 and variance 1 / dim.
+
+    Attributes:
+      mean: `[dim]` float32, subtracted.
+      factor: `[dim]` float32, multiplies what is left; 0 for a feature that is constant.
+    """
+
+    mean: np.ndarray
+    factor: np.ndarray
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        centred = np.asarray(features, np.float32) - self.mean
+        return np.multiply(centred, self.factor, out=centred)
+
+
+def standardization(train: np.ndarray, test: np.ndarray) -> Standardization:
     """Returns what gives features `[example, dim]` the training mean 0 and variance 1 / dim.
 
     A feature that is constant over the training examples becomes 0.
@@ -158,13 +221,7 @@ def standardization(train: np.ndarray, test: np.ndarray) -> Callable[[np.ndarray
     constant = deviation <= 1e-6 * np.abs(mean)
     factor = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
     factor = (factor / np.sqrt(train.shape[1])).astype(np.float32)
-    mean = mean.astype(np.float32)
-
-    def standardize(features: np.ndarray) -> np.ndarray:
-        centred = np.asarray(features, np.float32) - mean
-        return np.multiply(centred, factor, out=centred)
-
-    return standardize
+    return Standardization(mean.astype(np.float32), factor)
 
 
 def predict(features: Rows, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:

@@ -89,7 +89,8 @@ def create_method(
             classes,
             projector,
             head_layers=finetune.head_layers,
-            head_init=finetune.head_init,
+            # The run solves a linear one, where it has an encoder to start from.
+            head_init='zero' if finetune.head_init == 'linear' else finetune.head_init,
             frozen_encoder=finetune.trained == 'head',
             label_smoothing=finetune.label_smoothing,
             mixing=mixing_recipe(config),

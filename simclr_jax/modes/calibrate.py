@@ -3,7 +3,7 @@
 The classifier of the run learns from all its labels, so none is left to tell how sure it is. So the
 same training is done once more before, on most of the labels; what that classifier says of the
 others gives the temperature, as in scikit-learn's `CalibratedClassifierCV(ensemble=False)`. No test
-picture is opened for it.
+picture is opened for it. A sweep has done that training already: its winner.
 """
 
 import json
@@ -21,6 +21,7 @@ from simclr_jax.data.sources import Source
 from simclr_jax.evaluate.calibration import fit_temperature
 from simclr_jax.methods.base import Tree
 from simclr_jax.modes import sweep
+from simclr_jax.modes.outputs import with_head
 from simclr_jax.train import memory
 from simclr_jax.train.out_of_memory import TRAINING, explained
 from simclr_jax.train.quiet import train_quietly
@@ -48,7 +49,12 @@ class Temperature(NamedTuple):
 
 
 def find_temperature(
-    config: ConfigDict, workdir: str, source: Source, weights: Weights | None, logits_of: Logits
+    config: ConfigDict,
+    workdir: str,
+    source: Source,
+    weights: Weights | None,
+    logits_of: Logits,
+    known: float | None = None,
 ) -> Temperature:
     """Returns the temperature of the classifier that `source` gives.
 
@@ -60,6 +66,7 @@ def find_temperature(
       source: the labelled pictures of the run, none of which it is tested on.
       weights: what the encoder starts from; None for a random one.
       logits_of: what a classifier says of pictures.
+      known: the temperature, where the training was done already: by a sweep (`sweep.Chosen`).
 
     Raises:
       RunError: the training diverged.
@@ -72,14 +79,16 @@ def find_temperature(
     found = _read(path, about)
     parallel.wait_for_all()  # all have read it before the first one writes
     if found is None:
-        if parallel.is_main_process():
+        if known is None and parallel.is_main_process():
             print(
                 f'\ncalibration: learning from {kept.num_examples:,} of the '
                 f'{source.num_examples:,} labelled pictures, to see how sure it may be of the '
                 f'{rest.num_examples:,} others (finetune.calibrate)',
                 flush=True,
             )
-        found = Temperature(_fit(config, kept, rest, weights, logits_of), rest.num_examples)
+        if known is None:
+            known = _fit(config, kept, rest, weights, logits_of)
+        found = Temperature(known, rest.num_examples)
         if parallel.is_main_process():
             content = {'about': about, **found._asdict()}
             files.write_text(path, json.dumps(content, indent=1) + '\n')
@@ -91,7 +100,7 @@ def find_temperature(
 def _fit(
     config: ConfigDict, kept: Source, rest: Source, weights: Weights | None, logits_of: Logits
 ) -> float:
-    run = prepare(config, None, weights, kept)
+    run = with_head(prepare(config, None, weights, kept))
     program = memory.compile_step(run, memory.available(run.mesh))
     state = train_quietly(run, program, run.init())
     return fit_temperature(*logits_of(run, state.all_variables(), rest))

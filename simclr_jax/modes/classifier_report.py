@@ -43,7 +43,8 @@ def write_classifier_report(
       OSError: the disk is full, or failed.
     """
     config, about, names = run.config, found.entry['data'], data.train.label_names
-    training = results.read(workdir).get('training', {})
+    result = results.read(workdir)
+    training = result.get('training', {})
     metrics = read_metrics(workdir)
     write_classifier(
         path,
@@ -78,6 +79,7 @@ def write_classifier_report(
         metrics=metrics,
         views=load_views(workdir),
         config_text=config_lib.to_json(config),
+        sweep=result.get(results.SWEEP),
     )
 
 

@@ -21,8 +21,9 @@ from simclr_jax.modes.comparison import Compared
 from simclr_jax.modes.distill_report import write_distill_report
 from simclr_jax.modes.encoder_file import write_classifier
 from simclr_jax.modes.eval_data import EvalData, open_eval_data
-from simclr_jax.modes.finetune import logits_of, train_classifier
+from simclr_jax.modes.finetune import train_classifier
 from simclr_jax.modes.labelled import Labelled
+from simclr_jax.modes.outputs import logits_of
 from simclr_jax.modes.reporting import save_views
 from simclr_jax.train.loop import train
 from simclr_jax.train.memory import DoesNotFit

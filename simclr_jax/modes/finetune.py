@@ -3,22 +3,17 @@
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from simclr_jax import parallel
 from simclr_jax.config import SCRATCH, ConfigError
-from simclr_jax.data.factory import reader
 from simclr_jax.data.folder_index import describe_bad
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluate import calibration
-from simclr_jax.evaluate.features import extract_features
 from simclr_jax.evaluate.predictions import of_logits
 from simclr_jax.methods.base import Tree
-from simclr_jax.models.classifier import ClassifierNetwork
 from simclr_jax.modes import calibrate, comparison, results, start, sweep
 from simclr_jax.modes import labelled as labelled_lib
 from simclr_jax.modes.calibrate import Temperature
@@ -27,11 +22,11 @@ from simclr_jax.modes.encoder_evaluation import subject_of
 from simclr_jax.modes.encoder_file import preprocess_of, write_classifier
 from simclr_jax.modes.fits import Fits
 from simclr_jax.modes.labelled import Labelled
+from simclr_jax.modes.outputs import logits_of, with_head
 from simclr_jax.modes.reporting import save_views
 from simclr_jax.modes.subject import Subject
 from simclr_jax.train.loop import train
 from simclr_jax.train.memory import DoesNotFit
-from simclr_jax.train.out_of_memory import EVALUATION, explained
 from simclr_jax.train.setup import Run, prepare
 from simclr_jax.weights.description import Weights
 from simclr_jax.workdir.agreement import check_same_data, check_shared
@@ -85,9 +80,9 @@ def main(config: ConfigDict, workdir: str) -> None:
         if source.bad:
             _say(describe_bad(source.bad))
         try:
-            chosen = workdir, source, weights, _logits_of_run
-            config = sweep.choose_rate(config, *chosen)
-            temperature = calibrate.find_temperature(config, *chosen)
+            tried = workdir, source, weights, _logits_of_run
+            config, known = sweep.choose_rate(config, *tried)
+            temperature = calibrate.find_temperature(config, *tried, known)
             trained = train_classifier(config, workdir, source, weights)
         except DoesNotFit:
             release_workdir(workdir)
@@ -127,59 +122,13 @@ def train_classifier(
         config = config.copy_and_resolve_references()
         config.start.encoder = SCRATCH
         run = dataclasses.replace(run, config=config, start=None)
+    run = with_head(run)
     state, training, views = train(run, workdir)
     return Trained(run, state.all_variables(), training, views)
 
 
 def _logits_of_run(run: Run, variables: Tree, source: Source) -> tuple[np.ndarray, np.ndarray]:
     return logits_of(run.method.network, variables, source, run.config, run.mesh)
-
-
-@explained('evaluation', EVALUATION)
-def logits_of(
-    network: ClassifierNetwork, variables: Tree, source: Source, config: ConfigDict, mesh: Mesh
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns logits `[example, class]` of every picture of `source`, and labels `[example]`.
-
-    Args:
-      network: of the classifier.
-      variables: that it is applied with, on the devices.
-      source: the pictures.
-      config: how they are seen.
-      mesh: the devices.
-    """
-    data = config.data
-    batches = reader(config).eval_batches(
-        source,
-        batch_size=config.eval.batch_size,
-        rows=parallel.local_rows(config.eval.batch_size, mesh),
-        workers=data.workers,
-        image_size=data.image_size,
-        crop=data.eval_crop,
-        interpolation=data.eval_interpolation,
-        antialias=data.eval_antialias,
-    )
-    features = extract_features(
-        {'logits': _Logits(network)},
-        {'logits': variables},
-        batches,
-        mesh,
-        num_examples=source.num_examples,
-        mean=data.mean,
-        std=data.std,
-        raw_pixels=False,
-    )
-    return features.values['logits'], features.labels
-
-
-@dataclasses.dataclass(frozen=True)
-class _Logits:
-    """What of a classifier's output is looked at."""
-
-    network: ClassifierNetwork
-
-    def apply(self, variables: Tree, images: jax.Array, train: bool) -> jax.Array:
-        return self.network.apply(variables, images, train)[1]
 
 
 def _test(trained: Trained, workdir: str, labelled: Labelled, temperature: Temperature) -> None:

@@ -10,6 +10,7 @@ from simclr_jax.data.sources import Source
 from simclr_jax.evaluate.comparison import Trial
 from simclr_jax.evaluate.predictions import Predictions
 from simclr_jax.methods.base import Tree
+from simclr_jax.modes.outputs import with_head
 from simclr_jax.train import memory
 from simclr_jax.train.out_of_memory import TRAINING, explained
 from simclr_jax.train.quiet import train_quietly
@@ -39,11 +40,11 @@ class Fits:
         """
         run, scratch = self._run, trial.way == SCRATCH
         config = _from_scratch(run.config) if scratch else run.config
-        few = assemble(config, run.mesh, source, run.start)
+        few = with_head(assemble(config, run.mesh, source, run.start))
         key = few.length, config is not run.config  # what a program depends on
         if key not in self._programs:
             self._programs[key] = memory.compile_step(few, None)
-        state = run.init_at_random() if scratch else run.init()
+        state = few.init_at_random() if scratch else few.init()
         try:
             state = train_quietly(few, self._programs[key], state)
         except RunError as error:

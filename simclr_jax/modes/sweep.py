@@ -2,6 +2,9 @@
 
 No test picture is opened for it. What was tried is a file in the workdir: a command that was killed
 goes on with the next rate. The rate that was chosen is in it, too, before the run trains with it.
+
+Calibration would train once more as the winner was trained, on the same labels. So each trial is
+asked for its temperature, too.
 """
 
 import itertools
@@ -18,10 +21,12 @@ from simclr_jax import files, parallel
 from simclr_jax.config import ConfigError, RunError
 from simclr_jax.data import splits
 from simclr_jax.data.sources import Source
+from simclr_jax.evaluate.calibration import fit_temperature
 from simclr_jax.evaluate.predictions import of_logits, top_accuracy
 from simclr_jax.evaluate.subsets import holdout_split
 from simclr_jax.methods.base import Tree
 from simclr_jax.modes import results
+from simclr_jax.modes.outputs import with_head
 from simclr_jax.train import memory
 from simclr_jax.train.health import NotFinite
 from simclr_jax.train.out_of_memory import TRAINING, explained
@@ -30,7 +35,7 @@ from simclr_jax.train.setup import Run, prepare
 from simclr_jax.weights.description import Weights
 from simclr_jax.workdir.claim import SWEEP
 
-_FORMAT = 1  # of that file
+_FORMAT = 2  # of that file
 
 # Returns logits `[example, class]` of the pictures of a source, by the variables of a run that is
 # over, and labels.
@@ -58,6 +63,30 @@ class Candidate(NamedTuple):
         return config
 
 
+class Tried(NamedTuple):
+    """What a training came to on the pictures held out.
+
+    Attributes:
+      right: how many of them.
+      temperature: of its logits, as calibration has it.
+    """
+
+    right: int
+    temperature: float
+
+
+class Chosen(NamedTuple):
+    """What the run trains with.
+
+    Attributes:
+      config: of the run, with the rate.
+      temperature: that calibration would find; None where nothing was tried.
+    """
+
+    config: ConfigDict
+    temperature: float | None = None
+
+
 def candidates(config: ConfigDict) -> list[Candidate]:
     """Returns what `finetune` wants to be tried, rising; nothing where there is no choice."""
     finetune = config.finetune
@@ -69,11 +98,11 @@ def candidates(config: ConfigDict) -> list[Candidate]:
 
 def choose_rate(
     config: ConfigDict, workdir: str, source: Source, weights: Weights | None, predict: Predict
-) -> ConfigDict:
-    """Returns the config with the rate that is best on labels held out of `source`.
+) -> Chosen:
+    """Chooses the rate that is best on labels held out of `source`.
 
     Of rates that are equally good it is the smallest. Where so few labels leave none to hold out,
-    or there is nothing to choose from, it is the config as it was.
+    or there is nothing to choose from, the config stays as it was.
 
     Args:
       config: of the run, which the workdir belongs to.
@@ -89,14 +118,14 @@ def choose_rate(
     """
     tried = candidates(config)
     if not tried:
-        return config
+        return Chosen(config)
     parts = held_out(config, source)
     if parts is None:
         _say(
             f'finetune.held_out={config.finetune.held_out:g}: so few labels leave none to choose a '
             f'learning rate by; it is {config.optimizer.learning_rate:g}, the recipe has it'
         )
-        return config
+        return Chosen(config)
     kept, rest = parts
     about = {
         'format': _FORMAT,
@@ -114,15 +143,14 @@ def choose_rate(
             f'{rest.num_examples:,} others'
         )
         for candidate in tried:
-            if candidate not in record.right:
-                right = _try(candidate.of(config), kept, rest, weights, predict)
-                record.add(candidate, right)
-                _say(f'  {candidate}: {_share(right, rest.num_examples)}')
+            if candidate not in record.found:
+                record.add(candidate, _try(candidate.of(config), kept, rest, weights, predict))
+                _say(f'  {candidate}: {_share(record.found[candidate], rest.num_examples)}')
         record.choose()
     chosen = record.chosen
     results.write(workdir, results.SWEEP, record.entry(kept, rest))
     _say(f'{chosen} is the best of {len(tried)} on the pictures held out')
-    return chosen.of(config)
+    return Chosen(chosen.of(config), record.temperature())
 
 
 def held_out(config: ConfigDict, source: Source) -> tuple[Source, Source] | None:
@@ -143,23 +171,26 @@ def held_out(config: ConfigDict, source: Source) -> tuple[Source, Source] | None
 @explained('training', TRAINING)
 def _try(
     config: ConfigDict, kept: Source, held_out: Source, weights: Weights | None, predict: Predict
-) -> int | None:
-    """Returns how many of the pictures held out are right; None where the training diverged."""
-    run = prepare(config, None, weights, kept)
+) -> Tried | None:
+    """Returns what one training came to on the pictures held out; None where it diverged."""
+    run = with_head(prepare(config, None, weights, kept))
     program = memory.compile_step(run, memory.available(run.mesh))
     try:
         state = train_quietly(run, program, run.init())
     except NotFinite:
         return None
     logits, labels = predict(run, state.all_variables(), held_out)
-    return round(top_accuracy(of_logits(logits), labels, 1) * np.sum(labels >= 0))
+    if not np.isfinite(logits).all():  # the last update may have been finite all the same
+        return None
+    right = round(top_accuracy(of_logits(logits), labels, 1) * np.sum(labels >= 0))
+    return Tried(right, fit_temperature(logits, labels))
 
 
 class _Record:
     """`sweep.json`: what was tried so far, and what was chosen.
 
     Attributes:
-      right: of each candidate that was tried, how many pictures; None where it diverged.
+      found: of each candidate that was tried, what it came to; None where it diverged.
       chosen: None before all were tried.
     """
 
@@ -171,23 +202,30 @@ class _Record:
         How pictures are seen may change: then all are tried again, unless one was chosen.
         """
         self._path, self._about, self._seen = epath.Path(workdir) / SWEEP, about, seen
-        self.right: dict[Candidate, int | None] = {}
+        self.found: dict[Candidate, Tried | None] = {}
         self.chosen: Candidate | None = None
-        found = self._read()
-        if found and found['about'] == about and (found['chosen'] or found['seen'] == seen):
-            names = {str(candidate): candidate for candidate in tried}
-            right = found['right']
-            self.right = {names[name]: right[name] for name in names if name in right}
-            self.chosen = names.get(found['chosen'])
+        self._seen_alike = True
+        content = self._read()
+        if content and content['about'] == about and (content['chosen'] or content['seen'] == seen):
+            names, tries = {str(candidate): candidate for candidate in tried}, content['tried']
+            self.found = {
+                names[name]: tries[name] and Tried(*tries[name]) for name in names if name in tries
+            }
+            self.chosen = names.get(content['chosen'])
+            self._seen_alike = content['seen'] == seen
         if self.chosen is None and _trains(workdir):
             raise ConfigError(
                 f'--workdir={workdir}: {SWEEP}, which says with which learning rate its run '
                 'trains, is not there or not as it was; bring it back, or give another --workdir'
             )
 
-    def add(self, candidate: Candidate, right: int | None) -> None:
-        self.right[candidate] = right
+    def add(self, candidate: Candidate, found: Tried | None) -> None:
+        self.found[candidate] = found
         self._write()
+
+    def temperature(self) -> float | None:
+        """Returns that of the candidate that was chosen; None where pictures are seen otherwise."""
+        return self.found[self.chosen].temperature if self._seen_alike else None
 
     def choose(self) -> None:
         """Chooses the best one, and of equals the smallest.
@@ -195,9 +233,9 @@ class _Record:
         Raises:
           RunError: all diverged.
         """
-        converged = {c: right for c, right in self.right.items() if right is not None}
+        converged = {c: found.right for c, found in self.found.items() if found}
         if not converged:
-            rates = ', '.join(f'{c.learning_rate}' for c in self.right)
+            rates = ', '.join(f'{c.learning_rate}' for c in self.found)
             raise RunError(
                 f'finetune.learning_rates: the training diverged with each of {rates}; give lower '
                 'ones'
@@ -212,8 +250,8 @@ class _Record:
             'learning_rate': self.chosen.learning_rate,
             'head_learning_rate': self.chosen.head_learning_rate,
             'candidates': [
-                {**c._asdict(), 'accuracy': None if right is None else right / count}
-                for c, right in self.right.items()
+                {**c._asdict(), 'accuracy': found.right / count if found else None}
+                for c, found in self.found.items()
             ],
             'train_pictures': kept.num_examples,
             'held_out_pictures': count,
@@ -224,7 +262,7 @@ class _Record:
             found = json.loads(self._path.read_text())
         except (FileNotFoundError, ValueError):
             return None
-        whole = isinstance(found, dict) and {'about', 'seen', 'right', 'chosen'} <= found.keys()
+        whole = isinstance(found, dict) and {'about', 'seen', 'tried', 'chosen'} <= found.keys()
         return found if whole else None
 
     def _write(self) -> None:
@@ -232,7 +270,7 @@ class _Record:
             content = {
                 'about': self._about,
                 'seen': self._seen,
-                'right': {str(candidate): right for candidate, right in self.right.items()},
+                'tried': {str(candidate): found for candidate, found in self.found.items()},
                 'chosen': self.chosen and str(self.chosen),
             }
             files.write_text(self._path, json.dumps(content, indent=1) + '\n')
@@ -244,8 +282,8 @@ def _trains(workdir: str) -> bool:
     return folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
 
 
-def _share(right: int | None, count: int) -> str:
-    return 'diverged' if right is None else f'{100 * right / count:.1f} %'
+def _share(found: Tried | None, count: int) -> str:
+    return f'{100 * found.right / count:.1f} %' if found else 'diverged'
 
 
 def _say(text: str) -> None:

@@ -107,6 +107,7 @@ def write_classifier(
     metrics: Sequence[dict[str, Any]],
     views: np.ndarray | None,
     config_text: str,
+    sweep: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the page of a fine-tuned classifier.
 
@@ -127,6 +128,8 @@ def write_classifier(
       metrics: of its training, rows as `read_metrics` returns them.
       views: what it was trained on, `[n, view, height, width, channel]` uint8.
       config_text: the whole config.
+      sweep: the learning rates that were tried, as `sweep` of `result.json` has them; None where
+        there was no choice.
 
     Raises:
       OSError: the disk is full, or failed; an old page is as it was.
@@ -151,6 +154,8 @@ def write_classifier(
         ]
     if calibration:
         sections.append(('How sure it is', _sureness(calibration)))
+    if sweep:
+        sections.append(('Learning rates', _rates(sweep)))
     sections += [
         ('Curves', metric_curves(metrics)),
         ('Augmented views', view_images(views)),
@@ -230,6 +235,30 @@ def _sureness(found: Mapping[str, Any]) -> str:
             f'{found["held_out_pictures"]:,} labels held out of the training pictures.'
         )
     return f'<p>{text}</p><div class="matrix">{scroll_box("How sure it is", picture)}</div>'
+
+
+def _rates(found: Mapping[str, Any]) -> str:
+    pair = 'learning_rate', 'head_learning_rate'
+    names = pair if any(tried[pair[1]] for tried in found['candidates']) else pair[:1]
+    rows = []
+    for tried in found['candidates']:
+        accuracy = tried['accuracy']
+        text = 'diverged' if accuracy is None else f'{100 * accuracy:.1f}'
+        if all(tried[name] == found[name] for name in pair):
+            text = f'<strong>{text}</strong>'
+        rates = ''.join(f'<th scope="row">{tried[name]:g}</th>' for name in names)
+        rows.append(f'<tr>{rates}<td>{text}</td></tr>')
+    heads = ('of the encoder', 'of the classifier') if len(names) == 2 else ('learning rate',)
+    head = ''.join(f'<th scope="col">{text}</th>' for text in (*heads, 'accuracy'))
+    return (
+        f'<p>Each was tried on {found["train_pictures"]:,} of the labelled training pictures; the '
+        f'accuracy, in percent, is on the {found["held_out_pictures"]:,} others. The one in bold '
+        'then trained on all of them.</p>'
+        + scroll_box(
+            'Learning rates',
+            f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>',
+        )
+    )
 
 
 def _mistakes(mistakes: Mistakes, names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,8 @@ class Run:
     start: Weights | None = None  # what its encoder goes on from
     teacher: Weights | None = None  # what it learns from
     groups: Groups | None = None  # of the parameters that are fine-tuned
+    # Makes the classifier that its first state has, of the run and that state with another one.
+    head: Callable[['Run', TrainState], Tree] | None = None
 
     @property
     def views_shape(self) -> tuple[int, ...]:
@@ -102,9 +105,13 @@ class Run:
         if self.start is None:
             return self.init_at_random()
         variables = self.start.variables
-        return self._jitted_init(
-            variables if is_classifier(self.method) else encoder_part(variables)
-        )
+        if not is_classifier(self.method):
+            variables = encoder_part(variables)
+        state = self._jitted_init(variables)
+        if self.head is None:
+            return state
+        classifier = parallel.put_everywhere(self.head(self, state), self.mesh)
+        return state.replace(params={**state.params, 'classifier': classifier})
 
     def init_at_random(self) -> TrainState:
         """Returns what `init` does where there is nothing to start from."""
@@ -131,13 +138,7 @@ class Run:
         """
         if self.teacher is None:
             return ()
-        everywhere = parallel.replicated(self.mesh)
-        return (
-            jax.tree.map(
-                lambda x: jax.make_array_from_process_local_data(everywhere, x, np.shape(x)),
-                self.teacher.variables,
-            ),
-        )
+        return (parallel.put_everywhere(self.teacher.variables, self.mesh),)
 
     def lower_step(self) -> jax.stages.Lowered:
         """Returns the train step for the mesh; `compile()` makes it a program."""

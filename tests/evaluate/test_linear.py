@@ -163,6 +163,26 @@ def test_two_labels_a_class_have_two_folds():
     assert result['2']['mean'] == 1.0
 
 
+@pytest.mark.parametrize('folded', [True, False])
+def test_a_classifier_is_the_regression_behind_features_as_they_are(digits, folded, monkeypatch):
+    features, labels, test, _ = digits
+    chosen = subsets.draw_subset(labels, 20, seed=0, draw=0)
+    features, labels = 3 * features[chosen] + 5, labels[chosen]
+    labels = np.where(np.arange(200) % 7, labels, subsets.UNLABELLED)
+    if not folded:
+        monkeypatch.setattr(linear, 'MAX_FOLDED', 100)
+    kernel, bias = linear.linear_classifier(features, labels, num_classes=10)
+    assert kernel.dtype == bias.dtype == np.float32 and kernel.shape == (64, 10)
+    index = np.flatnonzero(labels >= 0) if folded else None
+    said = linear.linear_predictions(features, labels, 3 * test + 5, index, num_classes=10)
+    own = (3.0 * test + 5) @ kernel + bias
+    np.testing.assert_array_equal(own.argmax(1), said.classes[:, 0])
+    odds = np.exp(own - own.max(1, keepdims=True))
+    np.testing.assert_allclose(
+        (odds / odds.sum(1, keepdims=True)).max(1), said.probabilities[:, 0], 1e-3
+    )
+
+
 def test_standardize_equals_sklearn_and_empties_constant_features():
     rng = np.random.RandomState(0)
     train = np.stack(

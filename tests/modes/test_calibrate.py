@@ -67,6 +67,14 @@ def test_it_is_found_once_and_to_the_bit(trained, tmp_path):
     assert find(tmp_path) == first and len(trained) == 3
 
 
+def test_what_a_sweep_has_found_is_taken(trained, tmp_path):
+    options = str(tmp_path), source_of(), None, None
+    assert find_temperature(load(CONFIG, {}), *options, known=1.5) == (1.5, 20)
+    assert find(tmp_path) == (1.5, 20) and not trained
+    off = load(CONFIG, {'finetune.calibrate': 'False'})
+    assert find_temperature(off, *options, known=1.5) == (1.0, 0)
+
+
 @pytest.mark.parametrize('labels', [np.arange(10), np.repeat(np.arange(10), 2)])
 def test_with_so_few_labels_that_none_is_left_it_is_1(labels, trained, tmp_path):
     assert find(tmp_path, labels) == Temperature(1.0, 0)

@@ -14,7 +14,7 @@ from simclr_jax.config import ConfigError, RunError
 from simclr_jax.config_loading import load
 from simclr_jax.data.sources import Source
 from simclr_jax.modes import sweep
-from simclr_jax.modes.sweep import Candidate
+from simclr_jax.modes.sweep import Candidate, Tried
 from simclr_jax.weights import native
 from simclr_jax.weights.description import Architecture
 
@@ -55,14 +55,19 @@ def tried(monkeypatch):
         found = scores.get(config.optimizer.learning_rate, 0)
         if isinstance(found, BaseException):
             raise found
-        return found
+        # The temperature is a number of its own for each rate.
+        return None if found is None else Tried(found, 1 + config.optimizer.learning_rate)
 
     monkeypatch.setattr(sweep, '_try', train)
     return calls, scores
 
 
-def choose(config, workdir, source=None):
+def chosen(config, workdir, source=None):
     return sweep.choose_rate(config, str(workdir), source or source_of(), None, None)
+
+
+def choose(config, workdir, source=None):
+    return chosen(config, workdir, source).config
 
 
 def test_every_rate_learns_from_the_same_labels_and_is_tested_on_the_others(tried, tmp_path):
@@ -135,6 +140,18 @@ def test_it_goes_on_with_what_was_not_tried(tried, tmp_path):
     # Other labels are another question.
     choose(config, tmp_path, source_of(LABELS[::-1]))
     assert len(calls) == 7
+
+
+def test_the_temperature_of_the_winner_is_kept(tried, tmp_path):
+    calls, scores = tried
+    scores |= {0.02: 11, 0.1: 15, 0.5: None}
+    config = config_of(finetune__learning_rates=RATES)
+    assert [chosen(config, tmp_path).temperature for _ in range(2)] == [1.1, 1.1]
+    assert len(calls) == 3
+    # Pictures that are seen otherwise have other logits: then calibration has to train.
+    seen = config_of(finetune__learning_rates=RATES, data__eval_antialias='True')
+    assert chosen(seen, tmp_path).temperature is None and len(calls) == 3
+    assert chosen(config_of(), tmp_path / 'one').temperature is None  # nothing was tried
 
 
 def test_seen_otherwise_it_begins_anew_unless_one_was_chosen(tried, tmp_path):
@@ -237,8 +254,9 @@ def test_killed_within_the_sweep_it_ends_with_the_same_bits(tmp_path):
             ],
         )
     )
-    for part in ('sweep', 'finetune'):
+    for part in ('sweep', 'finetune', 'calibration'):
         assert results[0][part] == results[1][part]
+    assert 'calibration: learning from' not in text  # the winner of the sweep was just that
     assert rows[0] == rows[1] and len(rows[0]) == 4
     chosen = results[0]['sweep']['learning_rate']
     assert rows[0][0]['learning_rate'] == pytest.approx(chosen)  # of the first step
@@ -259,4 +277,4 @@ def test_a_training_that_diverges_is_told_from_one_that_learns(tmp_path):
         sweep._try(Candidate(rate).of(config), *parts, None, finetune._logits_of_run)
         for rate in (0.05, 1e30)
     ]
-    assert 30 < found[0] <= 100 and found[1] is None
+    assert 30 < found[0].right <= 100 and 0.01 < found[0].temperature < 100 and found[1] is None

@@ -119,6 +119,32 @@ def test_a_fine_tuning_alone_has_no_curve_and_perfect_ones_no_mistakes(tmp_path)
     assert 'No picture was taken for another class.' in parsed.text['p']
 
 
+SWEEP = {
+    'learning_rate': 0.02,
+    'head_learning_rate': 0.0,
+    'candidates': [
+        {'learning_rate': 0.005, 'head_learning_rate': 0.0, 'accuracy': 0.25},
+        {'learning_rate': 0.02, 'head_learning_rate': 0.0, 'accuracy': 0.5},
+        {'learning_rate': 1e9, 'head_learning_rate': 0.0, 'accuracy': None},
+    ],
+    'train_pictures': 2400,
+    'held_out_pictures': 600,
+}
+
+
+def test_the_page_says_which_rates_were_tried_and_which_was_taken(page, tmp_path):
+    assert 'Learning rates' not in Page(page).text['h2']
+    parsed = Page(write(tmp_path / 'rates.html', sweep=SWEEP))
+    assert 'Learning rates' in parsed.text['h2'] and '50.0' in parsed.text['strong']
+    assert {'0.005', '0.02', '1e+09', 'learning rate'} <= set(parsed.text['th'])
+    assert {'25.0', 'diverged'} <= set(parsed.text['td'])
+    assert any('2,400' in text and 'on the 600 others' in text for text in parsed.text['p'])
+    pairs = [{**each, 'head_learning_rate': 0.3} for each in SWEEP['candidates']]
+    found = SWEEP | {'head_learning_rate': 0.3, 'candidates': pairs}
+    parsed = Page(write(tmp_path / 'pairs.html', sweep=found))
+    assert {'of the encoder', 'of the classifier', '0.3'} <= set(parsed.text['th'])
+
+
 def test_more_than_ten_classes_have_rows_of_top_5():
     comparison = {
         'fine_tuned': {'all': figure(0.6, top_5=0.9), '10': figure(0.4, 0.01, top_5=0.8)},
