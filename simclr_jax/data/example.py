@@ -55,6 +55,19 @@ def integers(record: bytes, name: str) -> list[int]:
     return []
 
 
+def content(record: bytes, name: str) -> bytes:
+    """Returns the bytes that a record holds under a name.
+
+    Raises:
+      ValueError: it holds none.
+    """
+    for features in _values(record, 1):
+        for entry in _values(features, 1):
+            if bytes(next(_values(entry, 1))) == name.encode():
+                return bytes(_first(entry, (2, 1, 1)))  # Feature.bytes_list.value
+    raise ValueError(f'a record without {name}')
+
+
 def serialize(image: bytes, label: int | None = None, orientation: int = 1) -> bytes:
     """Returns the record of an encoded image and, where it has one, its label."""
     entries = [_field(1, b'image') + _field(2, _field(1, _field(1, image)))]

@@ -64,7 +64,7 @@ def match(
         `several`, or two splits.
     """
     notes = list(rows.notes)
-    place = _places(rows, names, root, table)
+    place = places(rows, names, root, table)
     missing = np.flatnonzero(place < 0)
     if missing.size == len(place):
         raise ConfigError(_none_there(rows, names, root))
@@ -129,8 +129,11 @@ def _texts(names: Names) -> pa.Array:
     return pa.Array.from_buffers(pa.large_string(), len(names), buffers)
 
 
-def _places(rows: Rows, names: Names, root: bytes, table: pathlib.Path) -> np.ndarray:
-    """The place of each row's picture, -1 where there is none, `[row]` int64."""
+def places(rows: Rows, names: Names, root: bytes, table: pathlib.Path) -> np.ndarray:
+    """Returns the place of each row's picture, -1 where there is none, `[row]` int64.
+
+    The arguments are those of `match`; raises ConfigError where a row may mean two.
+    """
     known = _texts(names)
     place = np.full(len(rows.file), -1, np.int64)
 

@@ -95,24 +95,16 @@ def read(path: pathlib.Path, field: str = 'data.labels') -> Rows:
       ConfigError: it cannot be read, or lacks a column.
     """
     name = f'{field}={str(path)!r}'
-    parquet = path.suffix.lower() in ('.parquet', '.pq')
-    try:
-        table, where = _read_parquet(path) if parquet else _read_text(path, name)
-    except OSError as error:
-        raise ConfigError(f'{name}: cannot be read ({error.strerror or error})') from error
-    except (pa.ArrowException, csv.Error) as error:
-        what = 'Parquet file' if parquet else 'table'
-        why = ' '.join(str(error).split())[:300]
-        raise ConfigError(f'{name}: is damaged, or no {what} ({why})') from error
+    table, where = open_table(path, name)
     notes: list[str] = []
-    file = _column(table, FILE, name, notes)
-    label = _column(table, LABEL, name, notes)
+    file = column(table, FILE, name, notes)
+    label = column(table, LABEL, name, notes)
     if file is not None and label is None:
         others = [one for one in table.column_names if _plain(one) in (*FILE, *SPLIT)]
         label = label_columns.joined(table, others, file, name, where, notes)
     if file is None or label is None:
         raise ConfigError(_lacks(table, file is None, label is None, name))
-    split = _column(table, SPLIT, name, notes)
+    split = column(table, SPLIT, name, notes)
     broken = pc.index(pc.match_substring(label, '\n'), True).as_py()
     if broken >= 0:
         raise ConfigError(
@@ -130,6 +122,31 @@ def read(path: pathlib.Path, field: str = 'data.labels') -> Rows:
     if not len(file):
         raise ConfigError(f'{name}: has no rows; add one for each picture that has a label')
     return Rows(name, file, label, split, where, tuple(notes))
+
+
+def open_table(
+    path: pathlib.Path, name: str, words: Sequence[str] | None = None
+) -> tuple[pa.Table, Callable[[int], str]]:
+    """Opens a table: its columns, as they are, and what says where a row is, as 'line 7'.
+
+    Args:
+      path: a file of one of `SUFFIXES`.
+      name: the field that names it, and its value.
+      words: what the columns may be called that are wanted of a Parquet file; None for those of
+        labels.
+
+    Raises:
+      ConfigError: it cannot be read.
+    """
+    parquet = path.suffix.lower() in ('.parquet', '.pq')
+    try:
+        return _read_parquet(path, words) if parquet else _read_text(path, name)
+    except OSError as error:
+        raise ConfigError(f'{name}: cannot be read ({error.strerror or error})') from error
+    except (pa.ArrowException, csv.Error) as error:
+        what = 'Parquet file' if parquet else 'table'
+        why = ' '.join(str(error).split())[:300]
+        raise ConfigError(f'{name}: is damaged, or no {what} ({why})') from error
 
 
 def _of_kept(where: Callable[[int], str], kept: np.ndarray) -> Callable[[int], str]:
@@ -158,11 +175,15 @@ def _lacks(table: pa.Table, file: bool, label: bool, name: str) -> str:
     )
 
 
-def _read_parquet(path: pathlib.Path) -> tuple[pa.Table, Callable[[int], str]]:
+def _read_parquet(
+    path: pathlib.Path, words: Sequence[str] | None
+) -> tuple[pa.Table, Callable[[int], str]]:
     with pq.ParquetFile(path) as file:
-        schema, wanted = file.schema_arrow, {*FILE, *LABEL, *SPLIT}
+        schema, wanted = file.schema_arrow, set(words or (*FILE, *LABEL, *SPLIT))
         names = [name for name in schema.names if _plain(name) in wanted]
-        if not any(_plain(name) in LABEL for name in names):  # there may be one for each class
+        if not words and not any(
+            _plain(name) in LABEL for name in names
+        ):  # there may be one for each class
             names += [
                 field.name
                 for field in schema
@@ -270,13 +291,23 @@ def _plain(name: str) -> str:
     return re.sub(r'[\s-]+', '_', name.strip().lower())
 
 
-def _column(table: pa.Table, words: Sequence[str], name: str, notes: list[str]) -> pa.Array | None:
-    """Returns the column that has the first of `words` for its name, as text."""
+def column(table: pa.Table, words: Sequence[str], name: str, notes: list[str]) -> pa.Array | None:
+    """Returns the column that has the first of `words` for its name, as text; None for none.
+
+    Args:
+      table: from `open_table`.
+      words: what it may be called.
+      name: of the table, for people.
+      notes: gets a line where several columns may be meant.
+
+    Raises:
+      ConfigError: it holds no texts or whole numbers.
+    """
     found = [
         place
         for word in words
-        for place, column in enumerate(table.column_names)
-        if _plain(column) == word
+        for place, title in enumerate(table.column_names)
+        if _plain(title) == word
     ]
     if not found:
         return None

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from simclr_jax.config import ConfigError
+from simclr_jax.data.folder_files import readable
+from simclr_jax.data.mask_found import listed
+from simclr_jax.data.mask_scan import Scan
 
 _MOST = 1024  # classes: more than that are no classes
-_NAMED = 5  # files or values named in a line
 _SHOWN = 24  # classes whose shares are listed
 
 
@@ -49,12 +51,18 @@ class Classes:
 
 
 def find(
-    values: np.ndarray, *, ignore: Sequence[int], names: Sequence[str], lines: Sequence[str] | None
+    values: np.ndarray,
+    data: str,
+    *,
+    ignore: Sequence[int],
+    names: Sequence[str],
+    lines: Sequence[str] | None,
 ) -> Classes:
     """Returns the classes of the training masks.
 
     Args:
       values: all that these masks hold, `[m]`.
+      data: the field that names the data, and its value.
       ignore: those that are no class.
       names: of the others, in the order of their values; () for none.
       lines: of `classes.txt`: the names of the values 0, 1, ...; None where there is none.
@@ -67,14 +75,14 @@ def find(
     if len(classes) < 2:
         what = f'only the value {classes[0]}' if classes else 'no value'
         raise ConfigError(
-            f'segment.ignore={tuple(ignore)}: the training masks hold {what} beside the ignored '
-            'ones, and there is nothing to tell apart with fewer than two classes; is this the '
-            'folder of masks, and is a class ignored?'
+            f'segment.ignore={tuple(ignore)}: the training masks hold {what} beside those, and '
+            'with fewer than two classes there is nothing to tell apart. Ignore fewer values, or '
+            f'see whether {data} has the masks that are meant'
         )
     if len(classes) > _MOST:
         raise ConfigError(
-            f'the training masks hold {len(classes):,} different values, from {classes[0]} to '
-            f'{classes[-1]}, where each should be a class. Do they number objects, or measure '
+            f'{data}: the training masks hold {len(classes):,} different values, from {classes[0]} '
+            f'to {classes[-1]}, where each should be a class. Do they number objects, or measure '
             'something? Save masks in which a value is a class'
         )
     return Classes(tuple(classes), _names(classes, names, lines), tuple(int(v) for v in ignore))
@@ -106,51 +114,75 @@ def _shown(values: Sequence[int], most: int = 20) -> str:
     return ', '.join(map(str, values[:most])) + (', ...' if len(values) > most else '')
 
 
-def unknown(classes: Classes, values: np.ndarray) -> np.ndarray:
-    """Returns whether each of `values` `[m]` is neither a class nor ignored, `[m]` bool."""
-    return ~np.isin(values, (*classes.values, *classes.ignored))
-
-
-def refuse_unknown(
-    split: str, classes: Classes, values: Sequence[int], files: Sequence[str]
+def check(
+    split: str,
+    data: str,
+    classes: Classes,
+    scan: Scan,
+    places: np.ndarray,
+    masks: Sequence[bytes],
 ) -> None:
-    """Raises ConfigError: masks of a split have values that no training mask has.
+    """Checks that the masks of a split have no values that no training mask has.
 
     Args:
       split: its name.
+      data: the field that names the data, and its value.
       classes: of the training masks.
-      values: those that are unknown, one or more.
-      files: a mask that each of them is in.
+      scan: what is in all masks.
+      places: those of the split, `[n]`.
+      masks: the names of all.
+
+    Raises:
+      ConfigError: they do.
     """
-    shown = [f'{v} (in {f})' for v, f in zip(values[:_NAMED], files, strict=False)]
-    more = ', ...' if len(values) > _NAMED else ''
-    ignore = (*classes.ignored, *values)
+    values, _, owners = scan.of(places)
+    wrong = ~np.isin(values, (*classes.values, *classes.ignored))
+    if not wrong.any():
+        return
+    found, first = np.unique(values[wrong], return_index=True)
+    shown = [
+        f'{value} (in {readable(masks[owner])})'
+        for value, owner in zip(found, owners[wrong][first], strict=True)
+    ]
+    ignore = str((*classes.ignored, *found.tolist())).replace(' ', '')
     raise ConfigError(
-        f'the masks of the split {split!r} have {len(values):,} '
-        f'value{"s" * (len(values) != 1)} that no training mask has: {", ".join(shown)}{more}. '
-        'Nothing can learn what they are: correct the masks, or leave their pixels out with '
-        f'--config.segment.ignore={str(ignore).replace(" ", "")}'
+        f'{data}: the masks of the split {split!r} have {len(found):,} '
+        f'value{"s" * (len(found) != 1)} that no training mask has: {listed(shown)}. Nothing can '
+        'learn what they are: correct the masks, or leave their pixels out with '
+        f"--config.segment.ignore='{ignore}'"
     )
 
 
-def describe(classes: Classes, values: np.ndarray, counts: np.ndarray) -> str:
-    """Says in a line how many pixels each class has.
+def count(classes: Classes, scan: Scan, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the pixels of some masks.
 
     Args:
       classes: of the masks.
-      values: of the masks of a split, `[m]`, each as often as there are masks with it.
-      counts: how many pixels of a mask each is, `[m]`.
+      scan: what is in all masks.
+      places: those that are counted, `[n]`.
+
+    Returns:
+      How many pixels there are of each class and, at the end, of ignored ones, `[class + 1]` int64,
+      and which masks have no pixel of a class, as indices into `places`.
     """
+    values, counts, owners = scan.of(places)
     ignored = np.isin(values, classes.ignored)
-    pixels = np.array([counts[values == value].sum() for value in classes.values], np.int64)
-    total, left = max(int(counts.sum()), 1), max(int(pixels.sum()), 1)
-    order = np.argsort(-pixels, kind='stable')
-    shown = [f'{classes.names[i]} {pixels[i] / left:.1%}' for i in order[:_SHOWN]]
-    if len(order) > _SHOWN:
-        rest = pixels[order[_SHOWN:]]
-        shown.append(f'{len(rest)} more with {rest.sum() / left:.1%} together')
-    which = f' (value {_shown(np.unique(values[ignored]).tolist())})' if ignored.any() else ''
-    return (
-        f'{counts[ignored].sum() / total:.1%} of the pixels are ignored{which}; of the others: '
-        + ', '.join(shown)
-    )
+    labels = np.where(ignored, len(classes.values), np.searchsorted(classes.values, values))
+    pixels = np.zeros(len(classes.values) + 1, np.int64)
+    np.add.at(pixels, labels, counts)
+    return pixels, np.flatnonzero(~np.isin(places, owners[~ignored]))
+
+
+def describe(classes: Classes, pixels: np.ndarray) -> str:
+    """Says in a line how much there is of each class; `pixels` is from `count`."""
+    *of, ignored = pixels.tolist()
+    total = max(sum(of), 1)
+    order = sorted(range(len(of)), key=lambda i: -of[i])
+    shown = [f'{classes.names[i]} {of[i] / total:.1%}' for i in order[:_SHOWN] if of[i]]
+    if rest := [of[i] for i in order[_SHOWN:] if of[i]]:
+        shown.append(f'{len(rest)} more classes {sum(rest) / total:.1%}')
+    text = f'{ignored / max(total + ignored, 1):.1%} of the pixels are ignored; of the others: '
+    text += ', '.join(shown) if shown else 'none'
+    if absent := [name for name, count in zip(classes.names, of, strict=True) if not count]:
+        text += f'; no pixel is of {listed(absent)}'
+    return text

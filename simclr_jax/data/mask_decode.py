@@ -16,10 +16,14 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _LOSSY_TIFF = ('jpeg', 'tiff_jpeg', 'webp')
 
 
-def values(encoded: bytes) -> np.ndarray:
+def values(encoded: bytes, first_channel: bool = False) -> np.ndarray:
     """Returns the values of a mask, `[height, width]` int32, turned as its EXIF says.
 
     They are those of the file: the indices of a palette, grey values of 1 to 16 bits as they are.
+
+    Args:
+      encoded: the file.
+      first_channel: whether the red of a mask of colours is its class; such a mask is refused else.
 
     Raises:
       OSError: it is damaged, no picture, or one that cannot hold classes: its message says what to
@@ -27,12 +31,13 @@ def values(encoded: bytes) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            if refused := _refused(encoded, image):
+            if refused := _refused(encoded, image, first_channel):
                 raise OSError(refused)
             spread = _SPREAD.get(_raw_mode(image), 1)
             image.load()
             turned = pictures.upright(image)
-            return np.asarray(turned).astype(np.int32) // spread
+            found = np.asarray(turned).astype(np.int32) // spread
+            return found if found.ndim == 2 else found[..., 0]
     except UnidentifiedImageError:
         raise OSError('empty' if not encoded else 'not a picture') from None
     except OSError:
@@ -41,7 +46,7 @@ def values(encoded: bytes) -> np.ndarray:
         raise OSError(str(error).splitlines()[0] if str(error) else 'damaged') from error
 
 
-def _refused(encoded: bytes, image: Image.Image) -> str:
+def _refused(encoded: bytes, image: Image.Image, first_channel: bool) -> str:
     """Says why an opened picture is no mask, '' for most."""
     width, height = image.size
     if max(image.size) > pictures.MAX_SIDE:
@@ -56,7 +61,7 @@ def _refused(encoded: bytes, image: Image.Image) -> str:
         return ''
     if image.mode == 'F':
         return f'a mask of fractions; {_NUMBERS}'
-    return _about_colours(image)
+    return '' if first_channel and image.mode == 'RGB' else _about_colours(image)
 
 
 def _about_colours(image: Image.Image) -> str:

@@ -10,7 +10,7 @@ or there are no splits. Below them a picture and its mask have the same name but
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from simclr_jax.config import ConfigError
 from simclr_jax.data import pictures
 from simclr_jax.data.folder_files import Names, readable
 from simclr_jax.data.folder_layout import TEST, TRAIN, VALIDATION, is_test, split_name
+from simclr_jax.data.mask_found import listed
 
 # Names of folders, in lower case.
 IMAGES = (b'images', b'image', b'imgs', b'img', b'pictures', b'jpegimages')
@@ -129,7 +130,7 @@ def by_name(names: Names, path: str) -> Pairs:
             f'{names[masks[alone[0]]]}. {EXPECTED}'
         )
     notes = [
-        f'{len(keys):,} {what}: {_listed([names[of[key]] for key in keys])}; left out'
+        f'{len(keys):,} {what}: {listed([names[of[key]] for key in keys])}; left out'
         for keys, of, what in (
             (bare, images, f'picture{"s" * (len(bare) != 1)} without a mask'),
             (alone, masks, f'mask{"s" * (len(alone) != 1)} without a picture'),
@@ -139,7 +140,7 @@ def by_name(names: Names, path: str) -> Pairs:
     if found.others:
         notes.append(
             f'{len(found.others):,} file{"s" * (len(found.others) != 1)} in folders of neither '
-            f'pictures nor masks: {_listed([names[i] for i in found.others[: _NAMED + 1]])}; left '
+            f'pictures nor masks: {listed([names[i] for i in found.others[: _NAMED + 1]])}; left '
             'out'
         )
     return Pairs(
@@ -189,15 +190,11 @@ def _what_is_there(names: Names, found: Sorted) -> str:
     if len(deeper) == 1:
         return f'{text}; they are in {readable(deeper.pop())}/: end data.path in that'
     shown = sorted({name.rpartition(b'/')[0] for name in map(names.raw, range(len(names)))})
-    return f'{text}; its folders are {_listed([f"{readable(one)}/" for one in shown])}'
-
-
-def _listed(texts: Sequence[str]) -> str:
-    return ', '.join(texts[:_NAMED]) + (', ...' if len(texts) > _NAMED else '')
+    return f'{text}; its folders are {listed([f"{readable(one)}/" for one in shown])}'
 
 
 def choose(
-    pairs: Pairs, splits: Sequence[str], name_of: Callable[[int], bytes], path: str
+    split_of: Sequence[str], splits: Sequence[str], names: Sequence[bytes], path: str
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Returns which pairs are in each of `splits`, rising, `[m]` int64, and what to say about it.
 
@@ -206,20 +203,20 @@ def choose(
     validation's, or they are the test's, a tenth of the training pictures, by name, is.
 
     Args:
-      pairs: all of them.
-      splits: their names; 'val' and 'valid' are 'validation', too.
-      name_of: returns the name of a pair's picture, by the place of the pair.
+      split_of: that of each pair, '' where nothing says it.
+      splits: those that are wanted; 'val' and 'valid' are 'validation', too.
+      names: of each pair's picture, from `below`.
       path: the folder, for people.
 
     Raises:
       ConfigError: there is no such split.
     """
-    split = np.array([split_name(one) for one in pairs.split], object)
+    split = np.array([split_name(one) for one in split_of], object)
     there = sorted(set(split.tolist()) - {''})
     asked = {name: split_name(name) for name in splits}
     notes = []
     if not there:
-        test = np.array([is_test(name_of(i)) for i in range(len(split))], bool)
+        test = np.array([is_test(name) for name in names], bool)
         split = np.where(test, TEST, TRAIN).astype(object)
         if TEST in asked.values():
             notes.append('no splits are given: the tenth of the pictures, by name, is the test')
@@ -227,14 +224,9 @@ def choose(
         split[split == VALIDATION] = TEST
         notes.append('there is no test split: the validation pictures are the test')
     if VALIDATION in asked.values() and not (split == VALIDATION).any():
-        train = np.flatnonzero(split == TRAIN)
-        rank = [hashlib.sha256(b'validation/' + name_of(int(i))).digest() for i in train]
-        chosen = np.argsort(np.array(rank, 'S32'), kind='stable')[: _count(len(train))]
-        split[train[chosen]] = VALIDATION
-        notes.append(
-            f'there is no validation split: {len(chosen):,} of the {len(train):,} training '
-            'pictures, by name, are taken for it'
-        )
+        chosen, said = draw_validation(names, np.flatnonzero(split == TRAIN))
+        split[chosen] = VALIDATION
+        notes.append(said)
     found = {name: np.flatnonzero(split == role) for name, role in asked.items()}
     for name, places in found.items():
         if not len(places):
@@ -251,5 +243,21 @@ def choose(
     return found, tuple(notes)
 
 
-def _count(training: int) -> int:
-    return min(max(1, round(_DRAWN * training)), max(0, training - 1))
+def draw_validation(names: Sequence[bytes], train: np.ndarray) -> tuple[np.ndarray, str]:
+    """Takes a tenth of the training pictures, by their names, for validation.
+
+    Args:
+      names: of all pictures.
+      train: places of the training pictures, `[n]`.
+
+    Returns:
+      The places of those that are taken, `[m]`, one at least unless there is only one, and what to
+      say about it.
+    """
+    count = min(max(1, round(_DRAWN * len(train))), max(0, len(train) - 1))
+    rank = [hashlib.sha256(b'validation/' + names[i]).digest() for i in train]
+    chosen = train[np.argsort(np.array(rank, 'S32'), kind='stable')[:count]]
+    return chosen, (
+        f'there is no validation split: {count:,} of the {len(train):,} training pictures, by '
+        'name, are taken for it'
+    )

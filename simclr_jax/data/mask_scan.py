@@ -1,4 +1,4 @@
-"""What is in pictures and their masks: each file looked at once, and remembered."""
+"""What is in pictures and their masks: each looked at once, and remembered."""
 
 import contextlib
 import dataclasses
@@ -7,29 +7,29 @@ import io
 import os
 import pathlib
 import zipfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from simclr_jax.data import mask_decode, pictures
-from simclr_jax.data.folder_files import Files, Folder, readable
 from simclr_jax.data.folder_index import Counting
-from simclr_jax.data.mask_pairs import Pairs
 
 _VERSION = 1  # of what is said of a pair; a new one has every file looked at again
-_KEY = np.dtype([('sizes', '<i8', 2), ('times', '<i8', 2), ('names', 'S16')])
-_ROW = np.dtype(
+ROW = np.dtype(
     [
-        ('key', _KEY),  # of the picture and the mask: bytes, nanoseconds, and a digest of the names
+        ('key', 'S32'),  # what stands for the pair as it was when it was looked at
         ('height', '<u2'),  # pixels, of the upright picture
         ('width', '<u2'),
         ('peak', '<f4'),  # the picture's largest value of more than 8 bits, else 0
-        ('digest', 'S16'),  # of the picture's bytes
+        ('picture', 'S16'),  # digest of its file
+        ('mask', 'S16'),  # likewise
         ('reason', 'S200'),  # why the pair is bad, else b''
-        ('values', '<i4'),  # how many there are in the mask
+        ('values', '<i4'),  # how many different ones there are in the mask
     ]
 )
 _SAVE_EVERY = 5000  # pairs
+_NONE = np.zeros(0, np.int32), np.zeros(0, np.int64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Scan:
     """What was found in `n` pairs.
 
     Attributes:
-      rows: `[n]` of `_ROW`.
+      rows: `[n]` of `ROW`.
       values: those that each mask has, rising, one mask after the other, `[m]` int32.
       counts: pixels of each, `[m]` int64.
     """
@@ -49,13 +49,16 @@ class Scan:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def reason(self, pair: int) -> str:
-        """Returns why a pair is bad, '' for a good one."""
-        return self.rows['reason'][pair].decode()
+    def reasons(self) -> dict[int, str]:
+        """Returns why pairs are bad, by their place."""
+        bad = np.flatnonzero(self.rows['reason'])
+        return {int(i): self.rows['reason'][i].decode() for i in bad}
 
-    def owners(self) -> np.ndarray:
-        """The pair that each of `values` is of, `[m]` int64."""
-        return np.repeat(np.arange(len(self)), self.rows['values'])
+    def of(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the values of some masks, the pixels of each, and the pair it is of, `[m]`."""
+        owners = np.repeat(np.arange(len(self)), self.rows['values'])
+        mine = np.isin(owners, pairs)
+        return self.values[mine], self.counts[mine], owners[mine]
 
     def pack(self) -> bytes:
         """Returns it as bytes."""
@@ -68,33 +71,40 @@ def unpack(packed: bytes) -> Scan:
     """Reads what `Scan.pack` made; raises ValueError where it is damaged or of another version."""
     try:
         with np.load(io.BytesIO(packed), allow_pickle=False) as saved:
-            if int(saved['version']) != _VERSION or saved['rows'].dtype != _ROW:
+            if int(saved['version']) != _VERSION or saved['rows'].dtype != ROW:
                 raise ValueError('is of another version')
             return Scan(saved['rows'], saved['values'], saved['counts'])
     except (KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError('is damaged') from error
 
 
-def scan(folder: Folder, files: Files, pairs: Pairs, cache: pathlib.Path) -> Scan:
-    """Looks at each pair; those that are as they were at the last time are not looked at again.
+def key(*parts: bytes | int) -> bytes:
+    """Returns what stands for a pair: the same for the same parts."""
+    text = b'\0'.join(part if isinstance(part, bytes) else b'%d' % part for part in parts)
+    return hashlib.blake2b(text, digest_size=16).hexdigest().encode()
+
+
+def scan(
+    keys: Sequence[bytes],
+    read: Callable[[int], tuple[bytes, bytes]],
+    file: pathlib.Path,
+    title: str,
+    first_channel: bool = False,
+) -> Scan:
+    """Looks at each pair; one whose key was looked at before is not looked at again.
 
     Args:
-      folder: of the files.
-      files: those below it.
-      pairs: of them.
-      cache: the folder where what was found is kept, a file for each folder of pictures.
+      keys: from `key`, of each pair.
+      read: returns the files of a pair, picture and mask; several threads call it.
+      file: where what was found is kept.
+      title: of what is looked at, for people.
+      first_channel: as in `mask_decode.values`.
 
     Raises:
-      RunError: the folder has gone.
+      RunError: `read` raises it, as the folder has gone.
     """
-    file = cache / f'{hashlib.sha256(folder.root).hexdigest()[:16]}.npz'
-    rows = np.zeros(len(pairs.picture), _ROW)
-    both = np.stack([pairs.picture, pairs.mask], axis=1)
-    rows['key']['sizes'], rows['key']['times'] = files.sizes[both], files.times[both]
-    rows['key']['names'] = [
-        hashlib.blake2b(b'\0'.join(map(files.names.raw, pair)), digest_size=15).hexdigest()[:16]
-        for pair in both.tolist()
-    ]
+    rows = np.zeros(len(keys), ROW)
+    rows['key'] = keys
     found: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(rows)
     _recall(file, rows, found)
     new = [i for i, values in enumerate(found) if values is None]
@@ -102,15 +112,15 @@ def scan(folder: Folder, files: Files, pairs: Pairs, cache: pathlib.Path) -> Sca
 
     def look(pair: int) -> None:
         try:
-            encoded = [folder.read(files.names.raw(place)) for place in both[pair].tolist()]
+            encoded = read(pair)
         except OSError as error:
             unread.add(pair)  # looked at again at the next start: the reason may have gone
             rows[pair]['reason'] = _cut(f'{error.strerror or error}')
             found[pair] = _NONE
             return
-        found[pair] = _look(*encoded, rows[pair])
+        found[pair] = _look(*encoded, rows[pair], first_channel)
 
-    progress = Counting(f'looking at the masks of {readable(folder.root)}', len(new))
+    progress = Counting(f'looking at the masks of {title}', len(new))
     executor = ThreadPoolExecutor(os.cpu_count())
     try:
         for number, _ in enumerate(executor.map(look, new), 1):
@@ -125,19 +135,19 @@ def scan(folder: Folder, files: Files, pairs: Pairs, cache: pathlib.Path) -> Sca
     return _scan(rows, found, range(len(rows)))
 
 
-_NONE = np.zeros(0, np.int32), np.zeros(0, np.int64)
-
-
-def _look(encoded: bytes, encoded_mask: bytes, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _look(
+    encoded: bytes, encoded_mask: bytes, row: np.void, first_channel: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Writes down what a pair is; returns the values of its mask and how often each occurs."""
-    row['digest'] = hashlib.blake2b(encoded).hexdigest()[:16]
+    for column, content in (('picture', encoded), ('mask', encoded_mask)):
+        row[column] = hashlib.blake2b(content, digest_size=8).hexdigest().encode()
     checked = pictures.check(encoded)
     if checked.kind == pictures.BAD:
         row['reason'] = _cut(checked.reason)
         return _NONE
     row['height'], row['width'], row['peak'] = checked.height, checked.width, checked.peak
     try:
-        mask = mask_decode.values(encoded_mask)
+        mask = mask_decode.values(encoded_mask, first_channel)
     except OSError as error:
         row['reason'] = _cut(f'its mask: {error}')
         return _NONE
@@ -150,8 +160,7 @@ def _look(encoded: bytes, encoded_mask: bytes, row: np.ndarray) -> tuple[np.ndar
 
 
 def _other_size(checked: pictures.Checked, mask: tuple[int, int]) -> str:
-    picture = f'{checked.width} x {checked.height} pixels'
-    text = f'has {picture}, its mask {mask[1]} x {mask[0]}'
+    text = f'has {checked.width} x {checked.height} pixels, its mask {mask[1]} x {mask[0]}'
     if checked.orientation >= 5 and mask == (checked.width, checked.height):
         return (
             f'{text}: EXIF turns the picture ({checked.orientation}), but not the mask; save the '
@@ -170,7 +179,7 @@ def _count(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cut(reason: str) -> bytes:
-    return reason.encode()[: _ROW['reason'].itemsize].decode('utf-8', 'ignore').encode()
+    return reason.encode()[: ROW['reason'].itemsize].decode('utf-8', 'ignore').encode()
 
 
 def _recall(file: pathlib.Path, rows: np.ndarray, found: list) -> None:
@@ -179,9 +188,9 @@ def _recall(file: pathlib.Path, rows: np.ndarray, found: list) -> None:
     except (OSError, ValueError):
         return
     ends = np.cumsum(known.rows['values'])
-    places = {key.tobytes(): i for i, key in enumerate(known.rows['key'])}
-    for i, key in enumerate(rows['key']):
-        if (place := places.get(key.tobytes())) is not None:
+    places = {one: i for i, one in enumerate(known.rows['key'].tolist())}
+    for i, one in enumerate(rows['key'].tolist()):
+        if (place := places.get(one)) is not None:
             rows[i] = known.rows[place]
             mine = slice(ends[place] - known.rows['values'][place], ends[place])
             found[i] = known.values[mine], known.counts[mine]
@@ -199,11 +208,10 @@ def _remember(file: pathlib.Path, rows: np.ndarray, found: list, unread: set[int
             temporary.unlink(missing_ok=True)
 
 
-def _scan(rows: np.ndarray, found: list, chosen) -> Scan:
-    chosen = list(chosen)
+def _scan(rows: np.ndarray, found: list, chosen: Sequence[int]) -> Scan:
     parts = [found[i] for i in chosen]
     return Scan(
-        rows[chosen],
+        rows[list(chosen)],
         np.concatenate([_NONE[0], *(values for values, _ in parts)]),
         np.concatenate([_NONE[1], *(counts for _, counts in parts)]),
     )

@@ -1,12 +1,12 @@
 """Pictures with masks, which say of each pixel what it is: opened, checked and read.
 
-No TensorFlow here, but for a data set of TFDS.
+No TensorFlow here, but for a data set of TFDS. `mask_batches.py` makes batches of them.
 """
 
 import dataclasses
+import functools
 import os
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,22 +14,22 @@ from simclr_jax import parallel
 from simclr_jax.config import ConfigError, RunError
 from simclr_jax.data import (
     deep,
-    folder_files,
+    label_table,
     mask_classes,
     mask_decode,
-    mask_pairs,
-    mask_scan,
+    mask_folder,
+    mask_found,
+    mask_tfds,
     pictures,
     prepared,
 )
-from simclr_jax.data.folder_files import Files, Folder, open_folder
+from simclr_jax.data.folder_files import open_folder, readable
 from simclr_jax.data.mask_classes import Classes
-from simclr_jax.data.mask_pairs import Pairs
-from simclr_jax.data.mask_scan import Scan
+from simclr_jax.data.mask_found import Found, listed
+from simclr_jax.data.sources import FOLDER
+from simclr_jax.workdir.claim import Held
 
-FOLDER = 'folder'  # as in sources.py
-_NAMED = 5  # files named in a line
-_LISTED = 100  # bad pairs in a list
+_LISTED = 100  # bad pictures in a list
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +51,8 @@ class MaskSource:
       intensity: the values that become black and white in pictures of more than 8 bits.
       description: what was found, in a line, and what else to say, a line each.
       empty: indices of the pictures all of whose pixels are ignored.
-      pixels: of each class, `[class]` int64, and ignored ones last.
+      pixels: how many are of each class and, at the end, ignored, `[class + 1]` int64.
+      held: returns what the data hold, which is part of a run.
     """
 
     num_examples: int
@@ -67,9 +68,11 @@ class MaskSource:
     description: str
     empty: tuple[int, ...]
     pixels: np.ndarray
+    held: Callable[[], Held]
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are."""
         return len(self.names)
 
     @property
@@ -82,26 +85,53 @@ class MaskSource:
         """`(height, width, channel)`: pictures may differ in size."""
         return None, None, self.channels
 
+    @property
+    def canvas_side(self) -> int:
+        """0: no canvas is used."""
+        return 0
+
+
+def check(path: str, *, table: str = '', dataset: str = FOLDER, data_dir: str = '') -> None:
+    """Checks that the folder and its table, or the data set, are there, without looking into them.
+
+    The arguments are those of `open_masks`.
+
+    Raises:
+      ConfigError: they are not, or the data set has no masks.
+    """
+    if dataset == FOLDER:
+        open_folder(path)
+        if table:
+            label_table.find(table, path)
+    else:
+        mask_tfds.check(dataset, data_dir)
+
 
 def open_masks(
     path: str,
     *,
     splits: Sequence[str] = ('train', 'val', 'test'),
+    table: str = '',
     ignore: Sequence[int] = (255,),
     names: Sequence[str] = (),
     channels: int = 3,
     intensity: deep.Range | None = None,
     max_bad_fraction: float = 0.01,
+    dataset: str = FOLDER,
     data_dir: str = '',
+    held: Held | None = None,
 ) -> dict[str, MaskSource]:
-    """Opens splits of a folder of pictures with masks, all at once, so that their classes agree.
+    """Opens splits of pictures with masks, all at once, so that their classes agree.
 
     Each mask is looked at once, and what is in it is kept in `data_dir`. The values of the training
-    masks, the first split's, are the classes.
+    masks, the first split's, are the classes. Of several processes the first one looks, and the
+    others get what it found.
 
     Args:
-      path: the folder.
-      splits: the training split, and others.
+      path: the folder, where `dataset` is FOLDER.
+      splits: the training split, validation and test, or some of them, in this order. A picture
+        that is in two of them, as the same file, is left out of the first.
+      table: a table of the folder's pictures with their masks, or splits, or both.
       ignore: values of masks that are no class.
       names: of the classes, in the order of their values; () takes the lines of `classes.txt` in
         the folder, of which the first names the value 0, or else the values.
@@ -110,208 +140,202 @@ def open_masks(
         those that fit the pictures.
       max_bad_fraction: the largest tolerated share of pictures that, or whose masks, cannot be
         read, or whose masks have another size.
-      data_dir: where what was found is kept: as TFDS keeps data.
+      dataset: FOLDER, or a data set of TFDS that `mask_tfds.KNOWN` has.
+      data_dir: where TFDS keeps data; what was found in a folder is kept there too.
+      held: what the training split held when the run began; None for a run that begins. Of a folder
+        that has grown since, only what the run has is opened.
+
+    Returns:
+      Each of `splits` to its source.
 
     Raises:
-      ConfigError: there are no such splits, or something is wrong with pictures, masks or classes.
+      ConfigError: there are no such splits, something is wrong with pictures, masks or classes, or
+        they are not those that the run began with.
       RunError: the folder went away.
     """
-    folder = open_folder(path)
     cache = prepared.default_data_dir('' if '://' in data_dir else data_dir) / 'mask_index'
-    files = folder_files.walk(folder, pictures.SUFFIXES)
-    pairs = mask_pairs.by_name(files.names, path)
-
-    def name_of(pair: int) -> bytes:
-        name = files.names.raw(int(pairs.picture[pair]))
-        return mask_pairs.below(name)
-
-    chosen, notes = mask_pairs.choose(pairs, splits, name_of, path)
-    scan = parallel.made_by_main_process(
-        lambda: mask_scan.scan(folder, files, pairs, cache), Scan.pack, mask_scan.unpack
-    )
-    opened = _Opened(folder, path, files, pairs, scan, channels)
-    return opened.sources(
-        chosen,
+    begun = held.pictures() if held and held.pictures else None
+    if dataset == FOLDER:
+        data, first_channel = f'data.path={path!r}', False
+        folder = open_folder(path)
+        find = functools.partial(
+            mask_folder.find, folder, path, splits=splits, table=table, cache=cache, held=begun
+        )
+        found = parallel.made_by_main_process(find, Found.pack, mask_found.unpack)
+        read = mask_folder.reader(folder, found)
+    else:
+        data, known = f'data.dataset={dataset!r}', mask_tfds.known(dataset)
+        there = mask_tfds.open_splits(dataset, data_dir, splits)
+        find = functools.partial(mask_tfds.find, dataset, data_dir, there, cache)
+        found = parallel.made_by_main_process(find, Found.pack, mask_found.unpack)
+        found, read = mask_tfds.in_splits(found, splits), mask_tfds.reader(dataset, there)
+        names, ignore = names or known.names, (*ignore, *known.ignore)
+        first_channel = known.first_channel
+    opened = _usable(found, data, max_bad_fraction, read, first_channel)
+    made = opened.sources(
         ignore=ignore,
         names=names,
-        lines=_lines(folder),
+        channels=channels,
         intensity=intensity,
-        max_bad_fraction=max_bad_fraction,
-        notes=(*pairs.notes, *notes),
+        pictures_held=dataset == FOLDER,
     )
-
-
-def _lines(folder: Folder) -> list[str] | None:
-    """Returns the lines of `classes.txt`, without the empty ones at its end."""
-    place = pathlib.Path(os.fsdecode(folder.root)) / 'classes.txt'
-    if not place.is_file():
-        return None
-    try:
-        lines = place.read_text('utf-8-sig').rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f'{place}: cannot be read ({error}); save it as UTF-8') from error
-    return [line.strip() for line in lines]
+    if held:
+        held.check(made[splits[0]].held(), data)
+    return made
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Opened:
-    """A folder whose pairs were looked at."""
+    """What was found, without what cannot be used.
 
-    folder: Folder
-    path: str
-    files: Files
-    pairs: Pairs
-    scan: Scan
-    channels: int
+    Attributes:
+      found: it.
+      data: the field that names the data, and its value.
+      bad: what was left out, to the reason.
+      total: how many pairs there are, with those left out.
+      read: returns the files of a pair.
+      first_channel: as in `mask_decode.values`.
+    """
+
+    found: Found
+    data: str
+    bad: dict[str, str]
+    total: int
+    read: Callable[[int], tuple[bytes, bytes]]
+    first_channel: bool
 
     def sources(
         self,
-        chosen: dict[str, np.ndarray],
         *,
         ignore: Sequence[int],
         names: Sequence[str],
-        lines: Sequence[str] | None,
+        channels: int,
         intensity: deep.Range | None,
-        max_bad_fraction: float,
-        notes: tuple[str, ...],
+        pictures_held: bool,
     ) -> dict[str, MaskSource]:
-        reasons = {int(i): self.scan.reason(i) for i in np.flatnonzero(self.scan.rows['reason'])}
-        bad = {self._picture(i): reason for i, reason in reasons.items()}
-        _check_bad(bad, len(self.scan), self.path, max_bad_fraction)
-        good = {split: places[~np.isin(places, list(reasons))] for split, places in chosen.items()}
-        for split, places in good.items():
-            if not len(places):
-                raise ConfigError(
-                    f'data.path={self.path!r}: none of the pictures in the split {split!r} can be '
-                    f'used: {_first(bad)}'
-                )
-        train = next(iter(chosen))
+        """Returns the source of each split; the arguments are those of `open_masks`."""
+        found, scan = self.found, self.found.scan
+        train = next(iter(found.splits))
+        values = scan.of(found.splits[train])[0]
         classes = mask_classes.find(
-            self._values(good[train])[0], ignore=ignore, names=names, lines=lines
+            values, self.data, ignore=ignore, names=names, lines=found.lines
         )
-        for split, places in good.items():
-            self._refuse_unknown(split, places, classes)
-        intensity = intensity or deep.range_of([float(self.scan.rows['peak'].max(initial=0))])
-        return {
-            split: self._source(split, places, classes, bad, intensity, notes * (split == train))
-            for split, places in good.items()
-        }
+        intensity = intensity or deep.range_of([float(scan.rows['peak'].max(initial=0))])
 
-    def _picture(self, pair: int) -> str:
-        return self.files.names[int(self.pairs.picture[pair])]
+        def source(split: str, places: np.ndarray) -> MaskSource:
+            mask_classes.check(split, self.data, classes, scan, places, found.masks)
+            pixels, empty = mask_classes.count(classes, scan, places)
+            rows = scan.rows[places]
+            return MaskSource(
+                num_examples=len(places),
+                names=classes.names,
+                read=lambda index: self.decode(int(places[index]), classes, channels, intensity),
+                name=lambda index: self.name(int(places[index])),
+                classes=classes,
+                channels=channels,
+                largest=(int(rows['height'].max()), int(rows['width'].max())),
+                bad=self.bad,
+                num_files=self.total,
+                intensity=intensity,
+                description='\n'.join(
+                    (
+                        *self.describe(split, places, classes, pixels, empty),
+                        *(found.notes if split == train else ()),
+                    )
+                ),
+                empty=tuple(empty.tolist()),
+                pixels=pixels,
+                held=lambda: Held(
+                    len(places), classes.names, found.held if pictures_held else None
+                ),
+            )
 
-    def _mask(self, pair: int) -> str:
-        return self.files.names[int(self.pairs.mask[pair])]
+        return {split: source(split, places) for split, places in found.splits.items()}
 
-    def _values(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The values of some masks, their pixels, and the pair that each is of, all `[m]`."""
-        owners = self.scan.owners()
-        mine = np.isin(owners, places)
-        return self.scan.values[mine], self.scan.counts[mine], owners[mine]
+    def name(self, pair: int) -> str:
+        return readable(self.found.pictures[pair])
 
-    def _refuse_unknown(self, split: str, places: np.ndarray, classes: Classes) -> None:
-        values, _, owners = self._values(places)
-        wrong = mask_classes.unknown(classes, values)
-        if wrong.any():
-            found, first = np.unique(values[wrong], return_index=True)
-            files = [self._mask(int(pair)) for pair in owners[wrong][first]]
-            mask_classes.refuse_unknown(split, classes, found.tolist(), files)
-
-    def _source(
+    def describe(
         self,
         split: str,
         places: np.ndarray,
         classes: Classes,
-        bad: dict[str, str],
-        intensity: deep.Range,
-        notes: tuple[str, ...],
-    ) -> MaskSource:
-        values, counts, owners = self._values(places)
-        seen = np.unique(owners[~np.isin(values, classes.ignored)])
-        empty = np.flatnonzero(~np.isin(places, seen))
-        pixels = [counts[values == value].sum() for value in classes.values]
-        pixels.append(counts[np.isin(values, classes.ignored)].sum())
-        rows = self.scan.rows[places]
-        lines = [
+        pixels: np.ndarray,
+        empty: np.ndarray,
+    ) -> Iterator[str]:
+        yield (
             f'{split}: {len(places):,} picture{"s" * (len(places) != 1)} with masks'
-            f'{_sizes(rows)}, {len(classes.names)} classes',
-            f'{split}: {mask_classes.describe(classes, values, counts)}',
-        ]
-        if len(empty):
-            listed = ', '.join(self._picture(int(places[i])) for i in empty[:_NAMED])
-            lines.append(
-                f'{split}: {len(empty):,} of them have no pixel of a class ({listed}'
-                f'{", ..." if len(empty) > _NAMED else ""})'
-            )
-        absent = [name for name, count in zip(classes.names, pixels, strict=False) if not count]
-        if absent:
-            lines.append(f'{split}: no pixel is of {", ".join(absent)}')
-
-        def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-            return self._read(int(places[index]), classes, intensity)
-
-        return MaskSource(
-            num_examples=len(places),
-            names=classes.names,
-            read=read,
-            name=lambda index: self._picture(int(places[index])),
-            classes=classes,
-            channels=self.channels,
-            largest=(int(rows['height'].max()), int(rows['width'].max())),
-            bad=bad,
-            num_files=len(self.scan),
-            intensity=intensity,
-            description='\n'.join((*lines, *notes)),
-            empty=tuple(empty.tolist()),
-            pixels=np.array(pixels, np.int64),
+            f'{_sizes(self.found.scan.rows[places])}, {len(classes.names)} classes'
         )
+        yield f'{split}: {mask_classes.describe(classes, pixels)}'
+        if len(empty):
+            which = listed([self.name(int(places[i])) for i in empty[:6]])
+            yield f'{split}: {len(empty):,} of them have no pixel of a class ({which})'
 
-    def _read(
-        self, pair: int, classes: Classes, intensity: deep.Range
+    def decode(
+        self, pair: int, classes: Classes, channels: int, intensity: deep.Range
     ) -> tuple[np.ndarray, np.ndarray]:
-        raw = self.files.names.raw
-        name = self._picture(pair)
+        name = self.found.pictures[pair]
         try:
-            encoded = self.folder.read(raw(int(self.pairs.picture[pair])))
-            picture = pictures.decode(encoded, self.channels, intensity=intensity)
-            name = self._mask(pair)
-            mask = mask_decode.values(self.folder.read(raw(int(self.pairs.mask[pair]))))
-            labels = classes.labels(mask)
+            encoded, encoded_mask = self.read(pair)
+            picture = pictures.decode(encoded, channels, intensity=intensity)
+            name = self.found.masks[pair]
+            labels = classes.labels(mask_decode.values(encoded_mask, self.first_channel))
             if labels.shape != picture.shape[:2]:
                 raise ValueError(f'{labels.shape[1]} x {labels.shape[0]} pixels')
         except (OSError, ValueError) as error:
-            if isinstance(error, RunError):
-                raise
-            why = getattr(error, 'strerror', None) or error
+            which = os.fsencode(getattr(error, 'filename', None) or name)
             raise RunError(
-                f'data.path={self.path!r}: {name} is no longer what it was when the masks were '
-                f'looked at ({why}); bring it back, and start the same command again'
+                f'{self.data}: {readable(which)} is no longer what it was when the masks were '
+                f'looked at ({getattr(error, "strerror", None) or error}); bring it back, and '
+                'start the same command again'
             ) from error
         return picture, labels
 
 
+def _usable(
+    found: Found,
+    data: str,
+    max_fraction: float,
+    read: Callable[[int], tuple[bytes, bytes]],
+    first_channel: bool,
+) -> _Opened:
+    """Leaves out the pairs that cannot be used.
+
+    Raises:
+      ConfigError: there are too many, or there is nothing else in a split.
+    """
+    reasons = found.scan.reasons()
+    bad = found.odd | {readable(found.pictures[i]): why for i, why in reasons.items()}
+    total = len(found.scan) + len(found.odd)
+    if len(bad) > max_fraction * total:
+        lines = [f'  {name}: {reason}' for name, reason in list(bad.items())[:_LISTED]]
+        if len(bad) > _LISTED:
+            lines.append(f'  and {len(bad) - _LISTED:,} more')
+        raise ConfigError(
+            f'{data}: {len(bad):,} of {total:,} pictures, or their masks, cannot be used, more '
+            f'than data.max_bad_fraction={max_fraction}; correct or remove them, or allow more:\n'
+            + '\n'.join(lines)
+        )
+    splits = {
+        split: places[~np.isin(places, list(reasons))] for split, places in found.splits.items()
+    }
+    for split, places in splits.items():
+        if not len(places):
+            why = [f'{name} ({reason})' for name, reason in bad.items()]
+            raise ConfigError(
+                f'{data}: no picture of the split {split!r} is left'
+                f'{f": {listed(why)}" if why else ""}. {" ".join(found.notes)}'
+            )
+    found = dataclasses.replace(found, splits=splits)
+    return _Opened(found, data, bad, total, read, first_channel)
+
+
 def _sizes(rows: np.ndarray) -> str:
     """' of 480 x 360 pixels', or from which to which."""
-    sizes = np.unique(rows[['width', 'height']])
-    if len(sizes) == 1:
-        return f' of {sizes[0][0]} x {sizes[0][1]} pixels'
     area = rows['width'].astype(np.int64) * rows['height']
     low, high = (rows[i] for i in (int(area.argmin()), int(area.argmax())))
-    return f' of {low["width"]} x {low["height"]} to {high["width"]} x {high["height"]} pixels'
-
-
-def _check_bad(bad: dict[str, str], total: int, path: str, max_fraction: float) -> None:
-    if len(bad) > max_fraction * total:
-        listed = [f'  {name}: {reason}' for name, reason in list(bad.items())[:_LISTED]]
-        if len(bad) > _LISTED:
-            listed.append(f'  and {len(bad) - _LISTED:,} more')
-        raise ConfigError(
-            f'data.path={path!r}: {len(bad):,} of {total:,} pictures, or their masks, cannot be '
-            f'used, more than data.max_bad_fraction={max_fraction}; correct or remove them, or '
-            'allow more:\n' + '\n'.join(listed)
-        )
-
-
-def _first(bad: dict[str, str]) -> str:
-    listed = [f'{name} ({reason})' for name, reason in list(bad.items())[:_NAMED]]
-    return ', '.join(listed) + (', ...' if len(bad) > _NAMED else '')
+    text = f' of {low["width"]} x {low["height"]}'
+    if len(np.unique(rows[['width', 'height']])) > 1:
+        text += f' to {high["width"]} x {high["height"]}'
+    return f'{text} pixels'
