@@ -156,7 +156,7 @@ def crop(
     # What the picture becomes; only what the crop shows is made of it.
     tall, wide = (max(1, round(length * ratio)) for length in (height, width))
     rows, columns = min(size, tall), min(size, wide)
-    y, x, small = _choose(labels, (tall, wide), (rows, columns), rng, most)
+    y, x, small = choose(labels, (tall, wide), (rows, columns), rng, most)
     box = [x * width / wide, y * height / tall, (x + columns) * width / wide]
     box.append((y + rows) * height / tall)
     image = Image.fromarray(picture[..., 0] if channels == 1 else picture)
@@ -177,7 +177,7 @@ def crop(
     return padded, padded_labels
 
 
-def _choose(
+def choose(
     labels: np.ndarray,
     whole: tuple[int, int],
     shape: tuple[int, int],

@@ -15,9 +15,13 @@ _SHIFT, _HALF = 12, 1 << 11
 _BY_VALUE = np.round((255 << _SHIFT) / np.maximum(np.arange(256), 1)).astype(np.int32)
 _BY_RANGE = np.round((_STEPS << _SHIFT) / (6 * np.maximum(np.arange(256), 1))).astype(np.int32)
 _BY_VALUE[0] = _BY_RANGE[0] = 0
-# Of red, green and blue: the share of the saturation that a hue takes away from it.
-_AWAY = (np.array([[5], [3], [1]]) + np.arange(_STEPS) * 6 / _STEPS) % 6
-_TAKEN = np.minimum(_AWAY, 4 - _AWAY).clip(0, 1).astype(np.float32)
+# Of red, green and blue: the share of the saturation that a hue takes away from it, in float32.
+_SECTOR = np.arange(_STEPS, dtype=np.float32) * np.float32(6 / _STEPS)
+_FRACTION = _SECTOR - np.floor(_SECTOR)
+_AWAY = (np.array([[5], [3], [1]]) + np.floor(_SECTOR)) % 6
+_TAKEN = np.select(
+    [_AWAY == 0, _AWAY < 3, _AWAY == 3], [_FRACTION, np.ones_like(_FRACTION), 1 - _FRACTION]
+).astype(np.float32)
 
 
 def distort(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -85,6 +89,6 @@ def to_hsv(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def from_hsv(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
     """Returns the picture, uint8 `[height, width, 3]`, of what `to_hsv` returns."""
-    taken = value.astype(np.float32) * saturation * np.float32(1 / 255)
-    channels = [value - taken * share[hue] for share in _TAKEN]
+    light, strength = (part * np.float32(1 / 255) for part in (value, saturation))
+    channels = [light * (1 - strength * share[hue]) * 255 for share in _TAKEN]
     return np.stack(channels, axis=-1).astype(np.uint8)  # rounded down, as OpenCV does

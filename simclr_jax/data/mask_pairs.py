@@ -172,9 +172,9 @@ def _what_is_there(names: Names, found: Sorted) -> str:
     if not len(names):
         return f'holds no picture, as no file below it ends in {", ".join(pictures.SUFFIXES)}'
     if found.images or found.masks:
-        has, lacks = ('pictures', 'masks') if found.images else ('masks', 'pictures')
+        has, lacks = ('picture', 'masks') if found.images else ('mask', 'pictures')
         count = len(found.images or found.masks)
-        text = f'holds {count:,} {has} but no folder of {lacks}'
+        text = f'holds {count:,} {has}{"s" * (count != 1)} but no folder of {lacks}'
     else:
         text = f'holds {len(names):,} pictures, but no folders of pictures and masks'
     deeper = {
@@ -190,7 +190,8 @@ def _what_is_there(names: Names, found: Sorted) -> str:
     if len(deeper) == 1:
         return f'{text}; they are in {readable(deeper.pop())}/: end data.path in that'
     shown = sorted({name.rpartition(b'/')[0] for name in map(names.raw, range(len(names)))})
-    return f'{text}; its folders are {listed([f"{readable(one)}/" for one in shown])}'
+    shown = [f'{readable(one)}/' if one else './' for one in shown]
+    return f'{text}; the folders in it are {listed(shown)}'
 
 
 def choose(
@@ -239,7 +240,8 @@ def choose(
     if unused:
         notes.append(f'not used: the split{"s" * (len(unused) != 1)} {", ".join(unused)}')
     if (count := int((split == '').sum())) and there:
-        notes.append(f'{count:,} pictures with masks are in no split: left out')
+        many = 'picture with a mask is' if count == 1 else 'pictures with masks are'
+        notes.append(f'{count:,} {many} in no split: left out')
     return found, tuple(notes)
 
 
