@@ -219,8 +219,10 @@ def choose(
     if not there:
         test = np.array([is_test(name) for name in names], bool)
         split = np.where(test, TEST, TRAIN).astype(object)
-        if TEST in asked.values():
-            notes.append('no splits are given: the tenth of the pictures, by name, is the test')
+        notes.append(
+            f'no splits are given: {test.sum():,} of the {len(split):,} pictures, by name, are the '
+            'test, as in pretraining'
+        )
     elif TEST not in there and VALIDATION in there and TEST in asked.values():
         split[split == VALIDATION] = TEST
         notes.append('there is no test split: the validation pictures are the test')

@@ -149,7 +149,7 @@ def test_without_splits_the_test_is_the_tenth_that_pretraining_leaves_out():
     found, notes = chosen('', ('train', 'val', 'test'), 300)
     assert found['test'] == [i for i in range(300) if is_test(f'{i}.jpg'.encode())]
     assert sorted(np.concatenate([*found.values()]).tolist()) == [*range(300)]
-    assert len(notes) == 2
+    assert len(notes) == 2 and 'no splits are given: 2' in notes[0]
     for name in ('images/x/a.jpg', 'train/images/x/a.jpg', 'images/train/x/a.jpg'):
         assert mask_pairs.below(name.encode()) == b'x/a.jpg'
 
