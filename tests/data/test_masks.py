@@ -1,6 +1,7 @@
 """Folders of pictures with masks: what is found, what is read, and what is refused."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -257,6 +258,26 @@ def test_a_run_goes_on_with_what_it_began_with(tmp_path, open_):
     damaged = dataclasses.replace(held, pictures=lambda: b'[1')
     with pytest.raises(ConfigError, match=r'restore data.pictures'):
         open_(root, splits=('train', 'val'), held=damaged)
+
+
+def test_names_that_are_not_utf8_and_links_to_nothing(tmp_path, open_):
+    root = make(tmp_path / 'a')
+    for kind, suffix in (('images', 'jpg'), ('masks', 'png')):
+        place = root / 'train' / kind
+        os.rename(place / f'0.{suffix}', os.fsencode(place) + b'/\xff.' + suffix.encode())
+    (root / 'test/images/9.jpg').symlink_to(root / 'nowhere')
+    with pytest.raises(
+        ConfigError, match=r'1 of 8 pictures.*\n  test/images/9.jpg: a link to noth'
+    ):
+        open_(root)
+    found = open_(root, max_bad_fraction=0.2)['train']
+    assert found.name(2) == 'train/images/\\xff.jpg' and found.bad.keys() == {'test/images/9.jpg'}
+    held = found.held()
+    again = open_(root, max_bad_fraction=0.2, held=held)['train']
+    np.testing.assert_array_equal(found.read(2)[0], again.read(2)[0])
+    (root / 'train/masks' / os.fsdecode(b'\xff.png')).unlink()
+    with pytest.raises(ConfigError, match=r'train/images/\\xff.jpg \(it or its mask is gone\)'):
+        open_(root, max_bad_fraction=0.2, held=held)
 
 
 def test_a_file_that_changes_after_it_was_looked_at(tmp_path, open_):
