@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from simclr_jax.parallel import DATA_AXIS
 
 MAX_SIMILARITIES = 2**27  # at once on a device: 512 MiB
 MAX_KEYS = 2**29  # values of the keys that a device holds at once: 2 GiB
+CHUNK_STEP = 256  # sizes of chunks of queries to keys that stay on the devices are multiples
 
 
 def knn_eval(
@@ -114,29 +116,63 @@ def _vote(test, keys, key_labels, num_classes, k, temperature, mesh) -> np.ndarr
     return scores / scores.sum(axis=1, keepdims=True)
 
 
+class OnDevices(NamedTuple):
+    """Keys on the devices of `mesh`: `[row, dim]`, normalized; the first `count` rows are real."""
+
+    rows: jax.Array
+    count: int
+    mesh: Mesh
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.count, self.rows.shape[1]
+
+
+def put_keys(keys: np.ndarray | Rows, *, mesh: Mesh | None = None) -> np.ndarray | Rows | OnDevices:
+    """Returns keys `[key, dim]` that `nearest_neighbours` shall be asked for more than once.
+
+    They lie on the devices of `mesh`, by default those of this process, if all fit there
+    (`MAX_KEYS`). If not, they are what was given, and every call sends them in parts.
+    """
+    mesh = mesh or local_mesh()
+    of_device, _ = plan_chunks(1, *keys.shape, mesh)
+    padded = mesh.devices.size * of_device
+    if keys.shape[0] > padded:
+        return keys
+    return _put_part(keys, slice(0, padded), padded, mesh)
+
+
 def nearest_neighbours(
-    queries: np.ndarray | Rows, keys: np.ndarray | Rows, k: int, *, mesh: Mesh | None = None
+    queries: np.ndarray | Rows,
+    keys: np.ndarray | Rows | OnDevices,
+    k: int,
+    *,
+    mesh: Mesh | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of and cosine similarities to the `k` nearest `keys` `[key, dim]` of every query.
 
     Both are `[query, k]`, nearest first; of equals, the first key. A query that is also a key finds
     itself. Keys are spread over the devices of `mesh`, by default those of this process, as many
-    at a time as fit there (`MAX_KEYS`); every process of several gives the same arguments and gets
-    the whole result. Queries go in chunks of one shape: memory is bounded, and one program is
-    compiled.
+    at a time as fit there (`MAX_KEYS`), unless they are there already (`put_keys`); every process
+    of several gives the same arguments and gets the whole result. Queries go in chunks of one
+    shape: memory is bounded, and one program is compiled.
     """
-    if not 1 <= k <= len(keys):
-        raise ValueError(f'k is {k}: it must lie between 1 and the number of keys, {len(keys)}.')
+    count = keys.shape[0]
+    if not 1 <= k <= count:
+        raise ValueError(f'k is {k}: it must lie between 1 and the number of keys, {count}.')
     if len(queries) == 0:
         return np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)
+    queries = queries if isinstance(queries, Rows) else np.asarray(queries)
+    if isinstance(keys, OnDevices):
+        return _nearest_of_part(queries, keys, k, _even_chunk(len(queries), keys))
     mesh = mesh or local_mesh()
-    queries, keys = (x if isinstance(x, Rows) else np.asarray(x) for x in (queries, keys))
+    keys = keys if isinstance(keys, Rows) else np.asarray(keys)
     of_device, chunk = plan_chunks(len(queries), *keys.shape, mesh)
     padded = mesh.devices.size * of_device
     indices, similarities = [], []
-    for start in range(0, len(keys), padded):
-        part = Rows(keys, np.arange(start, min(start + padded, len(keys))), _normalize)
-        found = _nearest_of_part(queries, part, min(k, len(part)), chunk, padded, mesh)
+    for start in range(0, count, padded):
+        part = _put_part(keys, slice(start, start + padded), padded, mesh)
+        found = _nearest_of_part(queries, part, min(k, part.count), chunk)
         indices.append(found[0] + start)
         similarities.append(found[1])
     if len(indices) == 1:
@@ -153,13 +189,26 @@ def plan_chunks(queries: int, keys: int, dim: int, mesh: Mesh) -> tuple[int, int
     return of_device, min(queries, max(1, MAX_SIMILARITIES // of_device))
 
 
-def _nearest_of_part(queries, keys, k, chunk, padded, mesh):
-    keys, count = put_rows(keys, padded, mesh), np.int32(len(keys))
+def _even_chunk(queries: int, keys: OnDevices) -> int:
+    """Of a few sizes, so that calls with other numbers of queries share their programs."""
+    padded = -(-queries // CHUNK_STEP) * CHUNK_STEP
+    _, most = plan_chunks(padded, *keys.shape, keys.mesh)
+    chunks = -(-queries // most)
+    return min(most, -(-queries // (chunks * CHUNK_STEP)) * CHUNK_STEP)
+
+
+def _put_part(keys, rows, padded, mesh):
+    part = Rows(keys, np.arange(*rows.indices(keys.shape[0])), _normalize)
+    return OnDevices(put_rows(part, padded, mesh), len(part), mesh)
+
+
+def _nearest_of_part(queries, keys, k, chunk):
+    count = np.int32(keys.count)
     indices, similarities = [], []
     for start in range(0, len(queries), chunk):
         part = _normalize(queries[start : start + chunk])
         filled = np.pad(part, ((0, chunk - len(part)), (0, 0)))
-        found = jax.device_get(nearest(filled, keys, count, k=k, mesh=mesh))
+        found = jax.device_get(nearest(filled, keys.rows, count, k=k, mesh=keys.mesh))
         indices.append(found[0][: len(part)])
         similarities.append(found[1][: len(part)])
     return np.concatenate(indices), np.concatenate(similarities)
