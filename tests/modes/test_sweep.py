@@ -269,7 +269,7 @@ def test_a_training_that_diverges_is_told_from_one_that_learns(tmp_path):
     from simclr_jax.data import splits
     from simclr_jax.modes import finetune, labelled
 
-    fields = {'epochs': '2', 'finetune__min_steps': '30', 'start__encoder': 'scratch'}
+    fields = {'epochs': '2', 'finetune__min_steps': '120', 'start__encoder': 'scratch'}
     config = config_of(data__data_dir=str(tmp_path), **fields)
     train = labelled.open_labelled(config).train
     parts = splits.subset(train, np.arange(0, 400)), splits.subset(train, np.arange(400, 500))
@@ -277,4 +277,4 @@ def test_a_training_that_diverges_is_told_from_one_that_learns(tmp_path):
         sweep._try(Candidate(rate).of(config), *parts, None, finetune._logits_of_run)
         for rate in (0.05, 1e30)
     ]
-    assert 30 < found[0].right <= 100 and 0.01 < found[0].temperature < 100 and found[1] is None
+    assert 30 < found[0].right <= 100 and found[0].temperature > 0 and found[1] is None
