@@ -179,7 +179,7 @@ def in_two_processes(
     ('arguments', 'words'),
     [
         (('--config.seed=1',), 'seed: 0 in process 0, 1 in process 1'),
-        (('--config.eval.path=other',), "eval.path='other': is not a folder"),
+        (('--config.eval.path=other',), "eval.path='other': is not there"),
         (('--workdir={}/other',), 'does not see what process 0 wrote there'),
     ],
     ids=['config', 'data', 'workdir'],

@@ -153,8 +153,8 @@ class Folder:
         except OSError as error:
             if error.errno in GONE:
                 raise self.gone(error) from error
-            missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-            problem = 'is not a folder' if missing else f'cannot be read ({error.strerror})'
+            problems = {errno.ENOENT: 'is not there', errno.ENOTDIR: 'is not a folder'}
+            problem = problems.get(error.errno, f'cannot be read ({error.strerror})')
             raise ConfigError(
                 f'{self.name}: {problem}; name the one that holds the pictures'
             ) from error

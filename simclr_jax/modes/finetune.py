@@ -69,6 +69,7 @@ def main(config: ConfigDict, workdir: str) -> None:
         labelled = labelled_lib.open_labelled(config, held)
         source = labelled_lib.choose(config, labelled)
         prepare(config, held, weights, source)  # which checks, before anything is written
+        sweep.check(config, source)
         pictures = source, labelled.test.test
         for field, part in zip(('data.train', 'eval.test'), pictures, strict=True):
             check_same_data(f'{field}_split', part.num_examples, part.label_names)

@@ -153,6 +153,25 @@ def choose_rate(
     return Chosen(chosen.of(config), record.temperature())
 
 
+def check(config: ConfigDict, source: Source) -> None:
+    """Checks that the pictures that are not held out make a batch, where some are held out.
+
+    Raises:
+      ConfigError: they do not, and batches end with an epoch.
+    """
+    if not (candidates(config) or config.finetune.calibrate):
+        return
+    parts, batch = held_out(config, source), config.batch_size
+    count = parts[0].num_examples if parts else batch
+    if config.data.drop_remainder and count < batch:
+        raise ConfigError(
+            f'batch_size={batch}: finetune.held_out={config.finetune.held_out:g} of the '
+            f'{source.num_examples:,} labelled pictures are held out, for the temperature and the '
+            f'choice of rates, and the {count:,} others make no batch; give --config.batch_size='
+            f'{count} or less, or --config.data.drop_remainder=False'
+        )
+
+
 def held_out(config: ConfigDict, source: Source) -> tuple[Source, Source] | None:
     """Returns the pictures to train on and those held out; None where so few leave none.
 

@@ -10,6 +10,7 @@ from simclr_jax.command import program
 from simclr_jax.config import ConfigError
 from simclr_jax.weights import layouts, native
 from simclr_jax.weights.description import Weights
+from simclr_jax.workdir.claim import START, TEACHER
 
 _MOST_HEADER = 8 << 20  # bytes; that of a ViT-L has 40,000
 
@@ -48,12 +49,31 @@ def _read(path: str | os.PathLike, classifier: bool) -> Weights:
                 'writes; its last checkpoint is made one by\n'
                 f'  {program()} --mode=export --format=native --workdir={workdir}'
             )
+        if own := _own_file(place):
+            return native.read(own)
     elif _is_native(place):
         return native.read(place)
     elif not place.exists() and not place.with_name(f'{place.name}.index').exists():
         # With that beside it, it is the name of a TensorFlow checkpoint.
         raise ConfigError(f'{path}: there is no such file or folder')
     return layouts.read(place, classifier)
+
+
+def _own_file(folder: epath.Path) -> epath.Path | None:
+    """Returns the file in a folder that this library wrote, whatever it is called, if there is one.
+
+    Raises:
+      ConfigError: there are several.
+    """
+    # Of these two, which a run keeps, none is what the run makes.
+    names = sorted(path.name for path in folder.iterdir() if path.suffix == '.safetensors')
+    found = [name for name in names if name not in (START, TEACHER) and _is_native(folder / name)]
+    if len(found) > 1:
+        raise ConfigError(
+            f'{folder}: holds {len(found)} files of encoders, {", ".join(found[:3])}'
+            f'{" ..." if len(found) > 3 else ""}; name one of them'
+        )
+    return folder / found[0] if found else None
 
 
 def _is_native(place: epath.Path) -> bool:

@@ -112,8 +112,12 @@ def test_too_many_bad_pictures_stop_with_a_list(made, tmp_path):
 
 
 def test_what_is_not_there(made, tmp_path):
-    with pytest.raises(ConfigError, match=r"data.path='nowhere': is not a folder"):
+    with pytest.raises(ConfigError, match=r"data.path='nowhere': is not there"):
         sources.check_prepared('folder', '', 'nowhere')
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ConfigError, match=r"data.path='.*file': is not a folder"):
+        sources.check_prepared('folder', '', str(tmp_path / 'file'))
+    (tmp_path / 'file').unlink()
     with pytest.raises(ConfigError, match=r"data.path='': is not a folder"):
         sources.check_prepared('folder', '', '')
     with pytest.raises(ConfigError, match='holds no picture'):

@@ -86,7 +86,7 @@ def test_one_of_two_processes_makes_the_index(root, tmp_path):
 @pytest.mark.slow
 def test_what_stops_the_first_process_stops_the_other_one(root, tmp_path):
     first, second = run(root, tmp_path / 'cache', roots=[tmp_path / 'nowhere', root])
-    assert first == second and 'nowhere' in first and 'is not a folder' in first
+    assert first == second and 'nowhere' in first and 'is not there' in first
 
 
 @pytest.mark.slow

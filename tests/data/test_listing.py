@@ -101,7 +101,7 @@ def test_a_data_set_has_all_its_splits_or_the_one_that_is_named():
 @pytest.mark.parametrize(
     'data, words',
     [
-        ('/nowhere/pictures', 'is not a folder; name the one that holds the pictures'),
+        ('/nowhere/pictures', 'is not there; name the one that holds the pictures'),
         ('picturs', 'no such folder, and no data set of that name is prepared'),
         ('pictures of mine', 'there is no such folder, and a data set is named as cifar10'),
         ('gs://bucket/pictures', 'pictures in a bucket are not read'),

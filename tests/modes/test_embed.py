@@ -184,7 +184,7 @@ def test_a_data_set_has_its_splits_and_labels(encoder, tmp_path):
         ({'output': '{}'}, '--output=.*must end in .parquet'),
         ({'output': '{}/no/v.csv'}, '--output=.*there is no folder .*/no; make it first'),
         ({'output': 'gs://bucket/v.csv'}, '--output=gs.*not written into a bucket'),
-        ({'data': '{}/nowhere'}, '--data=.*nowhere.*is not a folder'),
+        ({'data': '{}/nowhere'}, '--data=.*nowhere.*is not there'),
         ({'data': '{}'}, '--data=.*holds no picture, as no file below it ends in .jpg'),
         ({'data': 'nosuchset'}, '--data=.nosuchset.*no data set of that name is prepared'),
         (

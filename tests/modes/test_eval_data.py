@@ -210,7 +210,7 @@ def test_a_folder_is_looked_through_once_a_run(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('classes', 'words'),
     [
-        (None, "eval.path='{}': is not a folder"),
+        (None, "eval.path='{}': is not there"),
         ({}, "eval.path='{}': holds no picture"),
         ({'.': 30}, "eval.path='{}': its split 'train' has no labels, which are the names"),
         ({'cat': 30}, "eval.path='{}': its split 'train' has no labels, which are the names"),

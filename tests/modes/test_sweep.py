@@ -121,6 +121,23 @@ def test_with_so_few_labels_that_none_is_left_it_is_the_recipes(labels, tried, t
     assert not tried[0] and not list(tmp_path.iterdir())
 
 
+def test_that_too_few_are_left_for_a_batch_is_known_beforehand():
+    whole = {'data__drop_remainder': 'True', 'finetune__min_steps': '0'}
+    words = (
+        r'^batch_size=96: .*of the 100 .* the 80 others make no batch; give --config.batch_size=80'
+    )
+    for fields in ({}, {'finetune__calibrate': 'False', 'finetune__learning_rates': RATES}):
+        with pytest.raises(ConfigError, match=words):
+            sweep.check(config_of(batch_size='96', **whole, **fields), source_of())
+    for fields in (
+        whole | {'batch_size': '80'},
+        {'batch_size': '96'},
+        whole | {'batch_size': '96', 'finetune__calibrate': 'False'},
+    ):
+        sweep.check(config_of(**fields), source_of())
+    sweep.check(config_of(batch_size='20', **whole), source_of(np.arange(10)))  # none is held out
+
+
 @pytest.mark.parametrize('rates', ['()', '(0.1,)'])
 def test_of_one_rate_there_is_no_choice(rates, tried, tmp_path):
     config = config_of(finetune__learning_rates=rates)

@@ -235,12 +235,14 @@ def lars(model: torch.nn.Module) -> torch.optim.Optimizer:
     return LARS([group | {'weight_decay': 1e-4} for group in groups])
 
 
-def adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
+def adamw(model: torch.nn.Module, head: float = 1.0) -> torch.optim.Optimizer:
+    """The classifier at `head` times the rate of the encoder's last layer."""
     layers = 1 + max(layer_of(name) for name, _ in model.named_parameters())
     groups = [
         {
             'params': [p],
-            'scale': 0.65 ** (layers - (layers if layer_of(name) < 0 else layer_of(name))),
+            'scale': 0.65 ** (layers - (layers if layer_of(name) < 0 else layer_of(name)))
+            * (head if is_classifier(name, model) else 1.0),
             'weight_decay': 0.05 if is_decayed(name, p) else 0.0,
         }
         for name, p in named(model)
@@ -284,18 +286,21 @@ def two_rates(architecture: Architecture, nesterov: bool = False, **fields) -> C
 
 def adaptive(architecture: Architecture) -> Case:
     # The classifier is not adapted: at a rate of 0.3, which an encoder bears, its loss explodes. At
-    # 0.01 a ResNet's difference is 6e-5, of rounding that has grown.
-    rate = 0.01 if architecture.is_vit else 0.003
+    # 0.01 a ResNet's difference is 6e-5, of rounding that has grown; with a layer of a projection
+    # head before the classifier it is far smaller, and so are the steps.
+    rate = 0.01 if architecture.is_vit or architecture.head else 0.003
     optimizer = {'name': 'lars', 'learning_rate': rate, 'weight_decay': 1e-4}
     return Case(architecture, optimizer, lars)
 
 
 def layer_wise(architecture: Architecture, **fields) -> Case:
-    # At 3e-4 a ResNet's difference is 1e-7 until the third update, and grows tenfold in two steps.
-    rate = 3e-4 if architecture.is_vit else 5e-5
+    # Adam divides a gradient by its size: one that is rounding alone becomes a whole step. So at
+    # 5e-5 a ResNet's difference is 7e-5. Its classifier bears a higher rate.
+    rate, head = (3e-4, 1.0) if architecture.is_vit else (5e-6, 100.0)
     optimizer = {'name': 'adamw', 'learning_rate': rate, 'weight_decay': 0.05}
-    finetune = {'layer_decay': 0.65, 'label_smoothing': 0.1}
-    return Case(architecture, optimizer, adamw, finetune, **fields)
+    finetune = {'layer_decay': 0.65, 'label_smoothing': 0.1, 'head_learning_rate': head * rate}
+    theirs = functools.partial(adamw, head=head)
+    return Case(architecture, optimizer, theirs, finetune, **fields)
 
 
 def partly(case: Case, trained: str, parts: tuple[str, ...], norm: str = 'running') -> Case:
@@ -309,10 +314,16 @@ CASES = {
     'resnet18-sgd': two_rates(RESNET),
     'resnet18-nesterov': two_rates(RESNET, nesterov=True),
     'resnet18-lars': adaptive(RESNET),
+    'resnet18-adamw': layer_wise(RESNET),
+    'resnet18 with a layer of the head-lars': adaptive(PROJECTED),
     'vit_s16-sgd': two_rates(VIT),
     'vit_s16-lars': adaptive(VIT),
     'vit_s16-adamw': layer_wise(VIT),
     'resnet18 from stage 3-sgd': partly(two_rates(RESNET), 'block3', (*STEM, 'layer1', 'layer2')),
+    'resnet18 from stage 3, batch statistics-sgd': partly(
+        two_rates(RESNET), 'block3', (*STEM, 'layer1', 'layer2'), norm='batch'
+    ),
+    'resnet18 frozen-sgd': partly(two_rates(RESNET), 'head', (*STEM, 'layer')),
     'vit_s16 from block 7-adamw': partly(
         layer_wise(VIT), 'block7', (*EMBEDDING, *(f'blocks.{i}.' for i in range(6)))
     ),

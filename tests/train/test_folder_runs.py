@@ -135,4 +135,4 @@ def test_a_folder_that_goes_away_during_a_run_ends_it_with_one_line_and_loses_no
     step = read_metrics(workdir)[-1]['step']
     assert 9 <= step < 2000 and (workdir / 'checkpoints' / f'{step:.0f}').is_dir()
     (line,) = errors(run(place, root, workdir, fields, status=2))  # it is still away
-    assert 'is not a folder' in line and 'data.path' in line
+    assert 'is not there' in line and 'data.path' in line

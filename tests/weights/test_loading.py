@@ -46,6 +46,20 @@ def test_another_name_will_do(tmp_path):
     assert read_weights(tmp_path / 'mine.bin').architecture == TINY
 
 
+def test_a_folder_with_one_file_of_ours_is_that_file_whatever_its_name(tmp_path):
+    native.save(tmp_path / 'mine.safetensors', random_weights(TINY))
+    # What a run keeps of the weights that it started from is not what it makes.
+    resnet = random_weights(Architecture('resnet_tiny', stem='imagenet'))
+    native.save(tmp_path / 'start.safetensors', resnet)
+    assert read_weights(tmp_path).architecture == TINY
+    native.save(tmp_path / 'other.safetensors', resnet)
+    names = r'holds 2 files of encoders, mine\.safetensors, other\.safetensors; name one of them'
+    with pytest.raises(ConfigError, match=names):
+        read_weights(tmp_path)
+    native.save(tmp_path / native.NAME, resnet)  # the name that a workdir has it by
+    assert read_weights(tmp_path).architecture.stem == 'imagenet'
+
+
 def test_a_workdir_without_a_file_says_how_to_write_it(tmp_path):
     (tmp_path / 'config.json').write_text('{}')
     (tmp_path / 'checkpoints').mkdir()
