@@ -19,7 +19,16 @@ from ml_collections import ConfigDict
 
 from simclr_jax import config_auto, interruption, packages
 from simclr_jax.cli_flags import help_text, parse
-from simclr_jax.config import CLASSIFIERS, DISTILL, FINETUNE, PROBES, ConfigError, RunError, to_json
+from simclr_jax.config import (
+    DISTILL,
+    FINETUNE,
+    ONE_VIEW,
+    PROBES,
+    SEGMENT,
+    ConfigError,
+    RunError,
+    to_json,
+)
 from simclr_jax.config_loading import load, load_saved
 from simclr_jax.modes import MODES
 
@@ -174,19 +183,22 @@ def _dispatch(flags: argparse.Namespace, overrides: dict[str, str]) -> int | Non
 
 def _check_method(flags: argparse.Namespace, method: str) -> None:
     """Raises ConfigError where the mode is not one for runs of this method."""
-    mode, classifies = flags.mode, method in CLASSIFIERS
-    right = method if classifies else 'pretrain'  # the mode that trains by this method
+    mode, has_labels = flags.mode, method in ONE_VIEW
+    right = method if has_labels else 'pretrain'  # the mode that trains by this method
     if MODES[mode].trains and mode != right:
-        learns = {FINETUNE: 'from labels', DISTILL: 'from a classifier'}.get(
-            method, 'without labels'
-        )
+        learns = {
+            FINETUNE: 'from labels',
+            DISTILL: 'from a classifier',
+            SEGMENT: 'from masks',
+        }.get(method, 'without labels')
         fixes = ['leave --mode out' if right == 'pretrain' else f'give --mode={right}']
-        if mode in CLASSIFIERS:
-            fixes.insert(0, f'name a recipe for it, as --config={mode}_digits')
+        if mode in ONE_VIEW:
+            example = {SEGMENT: 'segment_folder'}.get(mode, f'{mode}_digits')
+            fixes.insert(0, f'name a recipe for it, as --config={example}')
         raise ConfigError(
             f'--mode={mode}: method={method!r} learns {learns}; {", or ".join(fixes)}'
         )
-    if mode in PROBES and classifies and not flags.encoder:
+    if mode in PROBES and has_labels and not flags.encoder:
         raise ConfigError(
             f'--mode={mode}: evaluates encoders of pretraining, and method={method!r} trains a '
             'classifier, whose figures are in its result.json; name an encoder with --encoder'

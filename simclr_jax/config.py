@@ -18,7 +18,9 @@ from simclr_jax.augment.recipe import PRESETS, ViewRecipe
 METHODS = ('simclr', 'byol', 'moco', 'moco_v3')  # without labels
 FINETUNE = 'finetune'  # the method of a run that learns from labels
 DISTILL = 'distill'  # of one that learns from another classifier
-CLASSIFIERS = (FINETUNE, DISTILL)  # methods that train a classifier, of one view a picture
+CLASSIFIERS = (FINETUNE, DISTILL)  # methods that train a classifier
+SEGMENT = 'segment'  # the method of a run that learns what is at each pixel
+ONE_VIEW = (*CLASSIFIERS, SEGMENT)  # methods that see one view a picture
 SCRATCH = 'scratch'  # in place of weights to start from: random ones
 COMPARED = ('linear', 'knn', SCRATCH)  # other ways to use labels, beside fine-tuning
 PROBES = {'linear_eval': 'linear', 'knn': 'k-NN'}  # functions of modes/probes.py: name in tables
@@ -51,7 +53,8 @@ def default() -> ConfigDict:
     config.seed = 0  # of data order, augmentation and initialization
     # Fields that are chosen by what the machine has, where they are not given: config_auto.py.
     config.auto = ()
-    # One of METHODS, 'finetune' or 'distill'; its own fields are in the section of that name.
+    # One of METHODS, 'finetune', 'distill' or 'segment'; its own fields are in the section of that
+    # name.
     config.method = 'simclr'
     # Images a step over all devices; each gives two views, or one where a classifier is trained.
     config.batch_size = 256
@@ -213,6 +216,35 @@ def default() -> ConfigDict:
     # Whether the run ends with the same training of the same student on finetune.labels alone.
     config.distill.labels_alone = False
 
+    # Segmentation: what is at each pixel, from pictures with masks. data.path has folders train/,
+    # val/, test/, each with images/ and masks/; or data.labels is a table of file and mask.
+    # data.image_size is the side of the crops, and of the windows that test pictures are seen in.
+    config.segment = ConfigDict()
+    # 'probes': linear classifiers of each place of frozen maps, DINOv2's with batch normalization
+    # and STEGO's without; 'all': the encoder and BYOL's small convolutional head.
+    config.segment.trained = 'probes'
+    config.segment.layers = 1  # of the encoder, the last ones, whose maps are concatenated
+    # Of a ResNet, the last stages that keep the size of their maps: 1 has a stride of 16 pixels, 2
+    # one of 8, in place of 32.
+    config.segment.dilated = 0
+    config.segment.ignore = (255,)  # values of masks that are no class
+    config.segment.names = ()  # of the classes, in the order of their values; () reads classes.txt
+    # Of the shorter side, in pixels, before a crop or windows are taken; 0 leaves pictures as large
+    # as they are.
+    config.segment.resize = 0
+    config.segment.scale = (0.5, 2.0)  # of a crop's picture, at random
+    config.segment.flip = True
+    config.segment.distort = True  # brightness, contrast, saturation and hue at random
+    # Of a crop, the largest share that one class may have; tried ten times. 1: any.
+    config.segment.most_of_one = 0.75
+    config.segment.step = 0  # pixels from a window to the next; 0: two thirds of its side
+    config.segment.plain_learning_rate = 5e-3  # Adam's, of STEGO's probe; the other has `optimizer`
+    config.segment.baselines = True  # also probes of the untrained encoder and of raw pixels
+    # Places of training pictures that retrieval compares with; 0: no retrieval.
+    config.segment.memory = 102_400
+    config.segment.neighbours = 30  # of a place, in retrieval
+    config.segment.temperature = 0.02  # of a neighbour's weight exp(similarity / temperature)
+
     config.optimizer = ConfigDict()
     config.optimizer.name = 'lars'  # 'lars', 'sgd' or 'adamw'
     config.optimizer.learning_rate = 0.3  # before scaling
@@ -220,7 +252,8 @@ def default() -> ConfigDict:
         'linear'  # x batch / 256; 'sqrt': x sqrt(batch); 'none'
     )
     config.optimizer.warmup_epochs = 10.0  # from 0: linear, with 'one_cycle' half a cosine
-    # 'cosine' falls to min_learning_rate, 'one_cycle' to 0; 'steps': x decay_factor at decay_epochs
+    # 'cosine' falls to min_learning_rate, 'one_cycle' and 'linear' to 0; 'steps': x decay_factor at
+    # decay_epochs
     config.optimizer.schedule = 'cosine'
     config.optimizer.decay_epochs = ()  # 'steps', such as (120.0, 160.0)
     config.optimizer.decay_factor = 0.1  # 'steps'
@@ -308,13 +341,13 @@ def set_views(config: ConfigDict, view1: ViewRecipe, view2: ViewRecipe | None = 
 
 
 def view_recipes(config: ConfigDict) -> tuple[ViewRecipe, ...]:
-    """Returns the recipe of each view: of two, or of one where a classifier is trained.
+    """Returns the recipe of each view: of two, or of one where the method sees one.
 
     Raises:
       ConfigError: a parameter is out of its range.
     """
     recipes = []
-    for view in ('view1',) if config.method in CLASSIFIERS else ('view1', 'view2'):
+    for view in ('view1',) if config.method in ONE_VIEW else ('view1', 'view2'):
         try:
             recipes.append(ViewRecipe(**config.augment[view].to_dict()))
         except ValueError as error:
@@ -404,7 +437,7 @@ def resolve_length(config: ConfigDict, num_examples: int) -> Length:
     Raises:
       ConfigError: a batch is larger than the training split.
     """
-    supervised = config.method == FINETUNE
+    supervised = config.method in (FINETUNE, SEGMENT)
     if config.batch_size > num_examples and (config.data.drop_remainder or not supervised):
         raise ConfigError(
             f'batch_size={config.batch_size}: data.train_split={config.data.train_split!r} of '
@@ -417,7 +450,7 @@ def resolve_length(config: ConfigDict, num_examples: int) -> Length:
         steps_per_epoch = num_examples / config.batch_size
         # Rounded down, but not from 28.999999999999996.
         total_steps = math.floor(round(config.epochs * steps_per_epoch, 6))
-    if supervised and total_steps < config.finetune.min_steps:
+    if config.method == FINETUNE and total_steps < config.finetune.min_steps:
         total_steps = config.finetune.min_steps
         steps_per_epoch = total_steps / config.epochs
     return Length(steps_per_epoch, max(1, total_steps))

@@ -10,15 +10,16 @@ from ml_collections import ConfigDict
 
 from simclr_jax.config import (
     AUTO_FIELDS,
-    CLASSIFIERS,
     COMPARED,
     DISTILL,
     ENCODERS,
     FINETUNE,
     LINEAR_PROTOCOLS,
     METHODS,
+    ONE_VIEW,
     PROBES,
     SCRATCH,
+    SEGMENT,
     SMALL_IMAGE,
     START_FIELDS,
     VITS,
@@ -32,7 +33,8 @@ from simclr_jax.config import (
 )
 
 _CHOICES = {
-    'method': (*METHODS, *CLASSIFIERS),
+    'method': (*METHODS, *ONE_VIEW),
+    'segment.trained': ('probes', 'all'),
     'finetune.frozen_norm': ('running', 'batch'),
     'finetune.head_init': ('zero', 'normal', 'timm', 'trunc_normal', 'linear'),
     'model.encoder': ENCODERS,
@@ -54,7 +56,7 @@ _CHOICES = {
     'health.on_memory': ('stop', 'warn'),
     'optimizer.name': ('lars', 'sgd', 'adamw'),
     'optimizer.learning_rate_scaling': ('linear', 'sqrt', 'none'),
-    'optimizer.schedule': ('cosine', 'one_cycle', 'steps'),
+    'optimizer.schedule': ('cosine', 'one_cycle', 'linear', 'steps'),
     'linear_eval.protocol': LINEAR_PROTOCOLS,
 }
 _POSITIVE = (
@@ -85,6 +87,10 @@ _POSITIVE = (
     'optimizer.decay_factor',
     'distill.temperature',
     'distill.alpha',
+    'segment.layers',
+    'segment.most_of_one',
+    'segment.neighbours',
+    'segment.temperature',
     'optimizer.trust_coefficient',
     'optimizer.accumulation_steps',
     'log.every_steps',
@@ -115,6 +121,11 @@ _NOT_NEGATIVE = (
     'finetune.scratch_learning_rate',
     'finetune.draw',
     'finetune.min_steps',
+    'segment.dilated',
+    'segment.resize',
+    'segment.step',
+    'segment.plain_learning_rate',
+    'segment.memory',
     'optimizer.learning_rate',
     'optimizer.min_learning_rate',
     'optimizer.warmup_epochs',
@@ -126,6 +137,7 @@ _NOT_NEGATIVE = (
 _UNIT = (
     'finetune.layer_decay',
     'distill.alpha',
+    'segment.most_of_one',
     'health.patience',
     'byol.base_decay',
     'moco.decay',
@@ -215,6 +227,7 @@ def validate(config: ConfigDict) -> None:
     check(fields['distill.teacher'] or not fields['distill.checksum'], 'distill.checksum', want)
     _check_model(fields, check)
     _check_finetune(fields, check)
+    _check_segment(fields, check)
     for recipes in (view_recipes, mixing_recipe):
         try:
             recipes(config)
@@ -345,6 +358,37 @@ def _check_finetune(fields: dict[str, Any], check: Callable[[bool, str, str], No
     if fields['finetune.head_learning_rate']:
         want = 'must be above 0 where finetune.head_learning_rate is given'
         check(fields['optimizer.learning_rate'] > 0, 'optimizer.learning_rate', want)
+
+
+def _check_segment(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
+    if fields['method'] != SEGMENT:
+        return
+    encoder, size = fields['model.encoder'], fields['data.image_size']
+    count = blocks(encoder)
+    known = fields['start.encoder'] in ('', SCRATCH) or fields['start.checksum']
+    want = f'model.encoder={encoder!r} has {count} layers only'
+    check(fields['segment.layers'] <= count or not known, 'segment.layers', want)
+    want = f'model.encoder={encoder!r} has {count} stages only'
+    if encoder in VITS:
+        want = f'is for a ResNet, and model.encoder={encoder!r} has patches; leave it at 0'
+    ok = fields['segment.dilated'] <= (0 if encoder in VITS else count)
+    check(ok or not known, 'segment.dilated', want)
+    ok = all(type(value) is int and value >= 0 for value in fields['segment.ignore'])
+    check(ok, 'segment.ignore', 'must hold whole numbers from 0 on, as (255,), or nothing')
+    names = fields['segment.names']
+    ok = all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names)
+    check(ok, 'segment.names', "must hold names, each another, as ('sky', 'road'), or nothing")
+    scale = fields['segment.scale']
+    ok = len(scale) == 2 and all(type(x) in (int, float) for x in scale)
+    want = 'must hold two numbers, the smaller first, above 0, as (0.5, 2.0)'
+    check(ok and 0 < scale[0] <= scale[1] < math.inf, 'segment.scale', want)
+    want = f'must be at most data.image_size={size}, or pixels between windows are never seen'
+    check(fields['segment.step'] <= size, 'segment.step', want)
+    want = 'is not for segmentation; leave it at 1'
+    check(fields['optimizer.accumulation_steps'] == 1, 'optimizer.accumulation_steps', want)
+    want = 'crops for segmentation are made on the host; leave it at {}'
+    check(fields['augment.backend'] == 'tf', 'augment.backend', want.format("'tf'"))
+    check(fields['data.cache'] == 'none', 'data.cache', want.format("'none'"))
 
 
 def _check_schedule(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:

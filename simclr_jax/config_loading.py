@@ -34,6 +34,7 @@ FREE_FIELDS = (
     'finetune.scratch_learning_rate',
     *('start.encoder', 'start.given'),  # what it held is compared by its checksum
     *('distill.teacher', 'distill.labels_alone'),
+    *('segment.step', 'segment.memory', 'segment.neighbours', 'segment.temperature'),
 )
 
 # Fields that have another name today, for workdirs from before.

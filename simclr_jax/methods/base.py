@@ -42,7 +42,8 @@ class Method(Protocol):
     by name, -1 where there is none. One that has `taught = True` learns from another network, which
     stays as it is: its `loss` takes the variables of that, `teacher`, by name. One that has
     `classifies = True` trains a classifier: its `init` takes all the variables that a file of
-    weights holds in place of the encoder's.
+    weights holds in place of the encoder's. One that has `dense = True` learns from the labels of
+    pixels: its `labels` are `[batch, height, width]`.
     """
 
     encoder: nn.Module
@@ -89,6 +90,11 @@ def is_taught(method: Method) -> bool:
 def is_classifier(method: Method) -> bool:
     """Whether a method trains a classifier."""
     return getattr(method, 'classifies', False)
+
+
+def is_dense(method: Method) -> bool:
+    """Whether a method learns from labels of pixels."""
+    return getattr(method, 'dense', False)
 
 
 def start_from(variables: Tree, encoder: Tree | None) -> Tree:

@@ -1,21 +1,33 @@
 """From the config to a method."""
 
+import dataclasses
 import functools
 
 import ml_collections
+from flax import linen as nn
 from jax.sharding import Mesh
 
-from simclr_jax.config import CLASSIFIERS, DISTILL, first_trained, mixing_recipe, pooling
+from simclr_jax.config import (
+    CLASSIFIERS,
+    DISTILL,
+    SEGMENT,
+    first_trained,
+    mixing_recipe,
+    pooling,
+)
+from simclr_jax.config_checks import blocks
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.byol import BYOL
 from simclr_jax.methods.distill import Distill, Teacher
 from simclr_jax.methods.finetune import FineTune
 from simclr_jax.methods.moco import MoCo
 from simclr_jax.methods.moco_v3 import MoCoV3
+from simclr_jax.methods.segment import ENCODER, Maps, Segment
 from simclr_jax.methods.simclr import SimCLR
 from simclr_jax.models.factory import create_encoder
 from simclr_jax.models.heads import MLPHead
 from simclr_jax.models.normalization import NormScope
+from simclr_jax.models.segmentation_heads import FCNHead, LinearHead
 
 # name -> class; its fields are the config's section
 METHODS = {'simclr': SimCLR, 'byol': BYOL, 'moco': MoCo, 'moco_v3': MoCoV3}
@@ -29,6 +41,7 @@ def create_method(
     classes: int = 0,
     projector: MLPHead | None = None,
     teacher: Teacher | None = None,
+    start_size: int = 0,
 ) -> Method:
     """Returns the method that `config.method` names, around the encoder of `config.model`.
 
@@ -40,10 +53,13 @@ def create_method(
       classes: of the labels, where a classifier is trained.
       projector: the head of which it may keep some layers.
       teacher: what a student learns from.
+      start_size: pixels of a side that the encoder it starts from was trained on, if any.
     """
     model, finetune = config.model, config.finetune
     classifies = config.method in CLASSIFIERS
     trained = {}
+    if config.method == SEGMENT:
+        trained = {'dilated': config.segment.dilated, 'grid': start_size // model.patch_size}
     if classifies:
         trained = {
             'first_trained': first_trained(finetune.trained),
@@ -68,7 +84,8 @@ def create_method(
         patch_size=model.patch_size,
         positions=model.positions,
         epsilon=model.epsilon,
-        freeze_patch_projection=model.freeze_patch_projection and not classifies,
+        freeze_patch_projection=model.freeze_patch_projection
+        and not (classifies or config.method == SEGMENT),
         remat=model.remat,
         dot_1x1=platform == 'cpu',
         fold_norm=platform != 'gpu',
@@ -96,6 +113,8 @@ def create_method(
             mixing=mixing_recipe(config),
             accumulation_steps=config.optimizer.accumulation_steps,
         )
+    if config.method == SEGMENT:
+        return _segment(config, encoder, classes)
     over_mesh = {'mesh': mesh} if config.method == 'simclr' else {}
     return METHODS[config.method](
         encoder=encoder,
@@ -106,3 +125,16 @@ def create_method(
         dtype=model.dtype,
         **config[config.method].to_dict(),
     )
+
+
+def _segment(config: ml_collections.ConfigDict, encoder: nn.Module, classes: int) -> Segment:
+    last, count = blocks(config.model.encoder), config.segment.layers
+    layers = tuple(range(last - count + 1, last + 1))
+    own = Maps(encoder, layers, encoder.stride(layers[0]))
+    if config.segment.trained == 'all':
+        return Segment(encoder, {ENCODER: own}, {'fcn': FCNHead(classes)}, classes, trained=True)
+    maps = {ENCODER: own}
+    if config.segment.baselines:
+        maps |= {'untrained': own, 'raw_pixels': dataclasses.replace(own, encoder=None)}
+    heads = {'linear': LinearHead(classes), 'plain': LinearHead(classes, norm=False)}
+    return Segment(encoder, maps, heads, classes)

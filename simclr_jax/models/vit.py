@@ -122,7 +122,8 @@ class VisionTransformer(nn.Module):
     epsilon: float = EPSILON  # of LayerNorm
     freeze_patch_projection: bool = True
     first_trained: int = 0  # the first block that is trained, counted from 1; 0: everything is
-    # The fixed positions are those of so many patches a side; 0: of as many as the pictures have.
+    # Positions are those of so many patches a side; 0: of as many as there are in the pictures that
+    # it is initialized with, or, where they are fixed, in any.
     grid: int = 0
     drop_path: float = 0.0  # of the last block; earlier ones have less, the first has none
     remat: str = 'none'  # otherwise the backward pass computes each block again, from its input
@@ -209,14 +210,16 @@ class VisionTransformer(nn.Module):
     def _learned_positions(self, height: int, width: int) -> jax.Array:
         """Returns the positions `[1, token, dim]` of a grid of patches."""
         extra = int(self.has_token)
-        tokens, known = height * width + extra, self.has_variable('params', 'positions')
-        if known:
+        tokens = (self.grid**2 or height * width) + extra
+        if self.has_variable('params', 'positions'):
             tokens = self.get_variable('params', 'positions').shape[1]
         init = nn.initializers.truncated_normal(0.02)
         positions = self.param('positions', init, (1, tokens, self.dim))
         side = math.isqrt(tokens - extra)
-        if not known or side == height == width:
+        if side == height == width:
             return positions
+        if self.is_initializing() and not self.grid:
+            return positions  # of pictures of this size, which need not be squares
         if side**2 != tokens - extra:
             raise ValueError(
                 f'the learned positions are for {tokens - extra} patches, which are no square, so '

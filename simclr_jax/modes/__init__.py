@@ -46,6 +46,11 @@ MODES = {
         fields={'encoder': 'start.encoder', 'teacher': 'distill.teacher'},
         trains=True,
     ),
+    'segment': Mode(
+        'says how well an encoder tells what is at each pixel, from pictures with masks',
+        fields={'encoder': 'start.encoder'},
+        trains=True,
+    ),
     'linear_eval': Mode(
         'evaluates a run again, or an encoder, by a linear classifier', flags=('step', 'encoder')
     ),

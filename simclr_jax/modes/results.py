@@ -41,6 +41,7 @@ SWEEP = 'sweep'  # the entry of a choice of learning rates
 CALIBRATION = 'calibration'  # that of how far a classifier's probabilities are off
 FINETUNE = 'finetune'  # the entry of a comparison of ways to use labels
 DISTILL = 'distill'  # that of a student and its teacher
+SEGMENT = 'segment'  # that of classifiers of pixels
 _NAME = 'result.json'
 _ABOUT = (
     'step',
@@ -125,4 +126,25 @@ def format_results(result: dict[str, Any]) -> str:
     if (entry := result.get(DISTILL)) and figures(entry):
         table = accuracy_table(figures(entry))
         tables.append((distilled_on(entry), format_table(table, 'accuracy')))
-    return '\n\n'.join(f'Accuracy in percent on {about}\n\n{table}' for about, table in tables)
+    texts = [f'Accuracy in percent on {about}\n\n{table}' for about, table in tables]
+    if entry := result.get(SEGMENT):
+        about, table = subject(entry), format_segmentation(figures(entry))
+        texts.append(f'Segmentation of {about}\nin percent\n\n{table}')
+    return '\n\n'.join(texts)
+
+
+def format_segmentation(entry: Entry) -> str:
+    """Returns mean IoU and pixel accuracy of each head and each encoder as aligned text."""
+    rows = [('', '', 'mIoU', 'pixel accuracy')]
+    for head, found in entry.items():
+        for name, figures_ in found.items():
+            values = (figures_['miou'], figures_['pixel_accuracy'])
+            rows.append((head, name, *(f'{100 * value:.1f}' for value in values)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return '\n'.join(
+        '  '.join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -14,6 +14,7 @@ from simclr_jax.config import (
     ARCHITECTURE_FIELDS,
     FINETUNE,
     SCRATCH,
+    SEGMENT,
     START_FIELDS,
     ConfigError,
     as_flags,
@@ -69,7 +70,9 @@ def settle(config: ConfigDict, workdir: str, *, trains: bool) -> tuple[ConfigDic
     if differ:
         raise ConfigError('\n'.join(differ))
     size = weights.preprocess.size
-    if weights.architecture.positions == 'learned' and config.data.image_size != size:
+    # For segmentation, positions are interpolated.
+    own_size = weights.architecture.positions == 'learned' and config.method != SEGMENT
+    if own_size and config.data.image_size != size:
         if 'data.image_size' not in config.auto:
             raise ConfigError(
                 f'data.image_size={config.data.image_size}: {_name(path)} has learned positions, '

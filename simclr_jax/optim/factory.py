@@ -10,18 +10,19 @@ import ml_collections
 import optax
 
 from simclr_jax.config import ConfigError
-from simclr_jax.optim.groups import Groups
+from simclr_jax.optim.groups import Groups, Probes
 from simclr_jax.optim.lars import lars
 from simclr_jax.optim.schedules import (
     by_epoch,
     one_cycle,
     scaled_learning_rate,
     warmup_cosine,
+    warmup_linear,
     warmup_step_decay,
 )
 
 OPTIMIZERS = ('lars', 'sgd', 'adamw')
-SCHEDULES = ('cosine', 'one_cycle', 'steps')
+SCHEDULES = ('cosine', 'one_cycle', 'linear', 'steps')
 
 
 def create_optimizer(
@@ -30,7 +31,7 @@ def create_optimizer(
     steps_per_epoch: float,
     total_steps: int,
     frozen: Sequence[str] = (),
-    groups: Groups | None = None,
+    groups: Groups | Probes | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer that the `optimizer` section names, and its learning rate at each step.
 
@@ -69,6 +70,8 @@ def create_optimizer(
         schedule = warmup_step_decay(peak, warmup_steps, decay_steps, config.decay_factor)
     elif config.schedule == 'one_cycle':
         schedule = one_cycle(peak, warmup_steps, total_steps)
+    elif config.schedule == 'linear':
+        schedule = warmup_linear(peak, warmup_steps, total_steps)
     else:
         if config.min_learning_rate > peak:
             raise ConfigError(
@@ -118,7 +121,7 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: not _is_excluded(path), params)
 
 
-def excluded_names(params: Any, groups: Groups | None = None) -> list[str]:
+def excluded_names(params: Any, groups: Groups | Probes | None = None) -> list[str]:
     """The names of what has no weight decay, as 'layer/norm/scale', sorted."""
     mask = groups.decayed(params) if groups else decay_mask(params)
     return sorted(

@@ -96,6 +96,34 @@ class Groups:
         return tx
 
 
+@dataclasses.dataclass(frozen=True)
+class Probes:
+    """Parameters whose names hold that of a head, 'plain', and others.
+
+    Attributes:
+      plain_rate: Adam's rate for that head, from the first step to the last, without weight decay;
+        STEGO's (`train_segmentation.py`). The others have the run's optimizer.
+    """
+
+    plain_rate: float
+
+    def decayed(self, params: Any) -> Any:
+        """Returns a tree of booleans: kernels alone have weight decay, where it is not for all."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: _names(path)[-1] not in (*_ONE_DIMENSIONAL, *_NOT_DECAYED), params
+        )
+
+    def wrap(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+        """Returns `tx` for all but the plain heads."""
+
+        def labels(params: Any) -> Any:
+            return jax.tree_util.tree_map_with_path(
+                lambda path, _: 'plain' if 'plain' in _names(path) else 'others', params
+            )
+
+        return optax.partition({'plain': optax.adam(self.plain_rate), 'others': tx}, labels)
+
+
 def layer_of(name: str, last: int) -> int:
     """Returns the layer of an encoder's parameters, by the first part of their name.
 

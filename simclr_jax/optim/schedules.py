@@ -81,6 +81,25 @@ def warmup_step_decay(
     return schedule
 
 
+def warmup_linear(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Linear from 0 to `peak` over `warmup_steps`, then linear to 0 at `total_steps`.
+
+    mmsegmentation's 'poly' with a power of 1, in DINOv2's segmentation.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f'warmup_steps={warmup_steps}; it must be 0 to below total_steps={total_steps}'
+        )
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step)
+        rising = step / max(warmup_steps, 1)
+        falling = (total_steps - step) / (total_steps - warmup_steps)
+        return peak * jnp.where(step < warmup_steps, rising, jnp.maximum(falling, 0))
+
+    return schedule
+
+
 def by_epoch(schedule: optax.Schedule, steps_per_epoch: float) -> optax.Schedule:
     """At every step the rate with which its epoch began: a PyTorch scheduler, called once an epoch.
 

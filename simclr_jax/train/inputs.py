@@ -1,6 +1,6 @@
 """What a run's train step is fed with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,8 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import parallel
-from simclr_jax.data import folder_index, splits
+from simclr_jax.data import folder_index, mask_batches, splits
+from simclr_jax.methods.base import is_dense
 from simclr_jax.train.setup import Run
 
 _SHEET_PAIRS = 8  # augmented pairs kept for the report
@@ -26,6 +27,8 @@ def train_batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray | jax.A
         'rows': parallel.local_rows(config.batch_size, run.mesh),
         'drop_remainder': config.data.drop_remainder,
     }
+    if is_dense(run.method):
+        return _crops(run, options)
     # A batch of more pictures than there are has some of them several times, in other views.
     source = splits.at_least(run.source, config.batch_size)
     if config.data.cache == 'device':
@@ -39,6 +42,29 @@ def train_batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray | jax.A
         return pipeline.canvas_batches(source, **options)
     recipes = config_lib.view_recipes(config)
     return pipeline.train_batches(source, recipes, image_size=config.data.image_size, **options)
+
+
+def _crops(run: Run, options: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
+    """Crops of pictures and of their masks."""
+    config, segment = run.config, run.config.segment
+    del options['drop_remainder']
+    return mask_batches.train_batches(
+        run.source,
+        **options,
+        size=config.data.image_size,
+        scale=tuple(segment.scale),
+        resize=segment.resize,
+        flip=segment.flip,
+        distort=segment.distort,
+        most=segment.most_of_one,
+        fill=average_colour(config.data.mean, run.source.image_shape[-1]),
+        workers=config.data.workers,
+    )
+
+
+def average_colour(mean: Sequence[float], channels: int) -> tuple[int, ...]:
+    """Returns the pixel, 0 to 255, that is nearly 0 when it is normalized with `mean`."""
+    return tuple(np.rint(255 * np.broadcast_to(mean, channels)).astype(int).tolist())
 
 
 def for_step(batch: dict[str, Any], run: Run) -> dict[str, Any]:

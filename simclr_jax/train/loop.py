@@ -15,6 +15,7 @@ from etils import epath
 from simclr_jax import files, interruption, parallel
 from simclr_jax.command import command
 from simclr_jax.config import ConfigError, RunError
+from simclr_jax.methods.base import is_dense
 from simclr_jax.optim.factory import excluded_names
 from simclr_jax.progress import Progress
 from simclr_jax.train import inputs, memory
@@ -274,6 +275,8 @@ class _Log:
         if warning:
             _warn(warning)
         inputs.check_bad(self._run)
+        if is_dense(self._run.method):
+            return  # its crops can be made in one way only
         config = self._run.config
         advice = self.clock.advise(
             backend=config.augment.backend,

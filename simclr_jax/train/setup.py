@@ -17,12 +17,12 @@ from simclr_jax.augment import erasing, jax_ops
 from simclr_jax.data import sources
 from simclr_jax.data.deep import WHOLE
 from simclr_jax.data.factory import open_split
-from simclr_jax.methods.base import Method, Tree, is_classifier, is_supervised
+from simclr_jax.methods.base import Method, Tree, is_classifier, is_dense, is_supervised
 from simclr_jax.methods.distill import Teacher
 from simclr_jax.methods.factory import create_method
 from simclr_jax.models.vit import PATCH_PROJECTION
 from simclr_jax.optim.factory import create_optimizer
-from simclr_jax.optim.groups import Groups
+from simclr_jax.optim.groups import Groups, Probes
 from simclr_jax.train.probe import OnlineProbe
 from simclr_jax.train.state import TrainState, encoder_part, init_state
 from simclr_jax.train.step import Augment, Erase, make_train_step
@@ -49,9 +49,10 @@ class Run:
     probe: OnlineProbe | None
     start: Weights | None = None  # what its encoder goes on from
     teacher: Weights | None = None  # what it learns from
-    groups: Groups | None = None  # of the parameters that are fine-tuned
+    groups: Groups | Probes | None = None  # of the parameters that are fine-tuned
     # Makes the classifier that its first state has, of the run and that state with another one.
     head: Callable[['Run', TrainState], Tree] | None = None
+    frozen: Tree | None = None  # numpy: variables that the step takes in place of a teacher's
 
     @property
     def views_shape(self) -> tuple[int, ...]:
@@ -127,18 +128,23 @@ class Run:
         if self.augment or self.erase:
             shapes['index'] = jax.ShapeDtypeStruct((count,), jnp.int32)
         if self.probe or is_supervised(self.method):
-            shapes['label'] = jax.ShapeDtypeStruct((count,), jnp.int32)
+            pixels = self.views_shape[2:4] if is_dense(self.method) else ()
+            shapes['label'] = jax.ShapeDtypeStruct((count, *pixels), jnp.int32)
         return shapes
 
     @functools.cached_property
     def fixed(self) -> tuple[Tree, ...]:
-        """What the train step takes beside state and batch: the teacher's variables, if any.
+        """What the train step takes beside state and batch: variables that stay as they are.
 
         They lie whole on every device, and are no part of the state: no checkpoint has them.
         """
-        if self.teacher is None:
+        if self._unchanged is None:
             return ()
-        return (parallel.put_everywhere(self.teacher.variables, self.mesh),)
+        return (parallel.put_everywhere(self._unchanged, self.mesh),)
+
+    @property
+    def _unchanged(self) -> Tree | None:
+        return self.teacher.variables if self.teacher else self.frozen
 
     def lower_step(self) -> jax.stages.Lowered:
         """Returns the train step for the mesh; `compile()` makes it a program."""
@@ -159,7 +165,7 @@ class Run:
             augment=self.augment,
             erase=self.erase,
         )
-        fixed = [] if self.teacher is None else [_shapes(self.teacher.variables)]
+        fixed = [] if self._unchanged is None else [_shapes(self._unchanged)]
         return step.trace(self.abstract_state(), self.abstract_batch(), *fixed)
 
     def abstract_state(self) -> TrainState:
@@ -245,6 +251,7 @@ def assemble(
         )
     length = config_lib.resolve_length(config, source.num_examples)
     classifies = config.method in config_lib.CLASSIFIERS
+    segments = config.method == config_lib.SEGMENT
     method = create_method(
         config,
         length.total_steps,
@@ -252,20 +259,23 @@ def assemble(
         classes=len(teacher.classifier.names) if teacher else source.num_classes,
         projector=start.architecture.module(config.model.dtype).projector if start else None,
         teacher=_teacher(config, teacher) if teacher else None,
+        start_size=start.preprocess.size if start else 0,
     )
     groups = _groups(config) if classifies else None
+    if segments:
+        groups = Probes(config.segment.plain_learning_rate)
     tx, schedule = create_optimizer(
         config.optimizer,
         config.batch_size,
         length.steps_per_epoch,
         length.total_steps,
         frozen=(PATCH_PROJECTION,)
-        if config.model.freeze_patch_projection and not classifies
+        if config.model.freeze_patch_projection and not (classifies or segments)
         else (),
         groups=groups,
     )
     probe = None
-    if source.num_classes and config.probe.learning_rate and not classifies:
+    if source.num_classes and config.probe.learning_rate and not (classifies or segments):
         probe = OnlineProbe(source.num_classes, config.probe.learning_rate)
     return Run(config, mesh, source, length, method, tx, schedule, probe, start, teacher, groups)
 
