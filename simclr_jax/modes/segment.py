@@ -17,6 +17,7 @@ from simclr_jax.evaluate.windows import Windows
 from simclr_jax.methods.base import Tree
 from simclr_jax.methods.segment import ENCODER
 from simclr_jax.modes import results, segment_test, start
+from simclr_jax.modes.reporting import save_views
 from simclr_jax.modes.segment_report import write_segment_report
 from simclr_jax.train.inputs import average_colour
 from simclr_jax.train.loop import train
@@ -55,15 +56,12 @@ def main(config: ConfigDict, workdir: str) -> None:
                 f'start.encoder={config.start.encoder!r}: is not there, nor its copy in the '
                 'workdir; bring one of them back'
             )
-        train_source, test_source, test_split = _open(config, weights)
-        now = Held(train_source.num_examples, train_source.names)
-        if held:
-            held.check(now, f'data.train_split={config.data.train_split!r}')
+        train_source, test_source, test_split = _open(config, weights, held)
         run = prepare(config, held, weights, train_source)  # checks, before anything is written
         for field, source in (('data.train', train_source), ('eval.test', test_source)):
             check_same_data(f'{field}_split', source.num_examples, source.names)
         start.keep(workdir, weights)
-        claim_workdir(config, workdir, lambda: now)
+        claim_workdir(config, workdir, train_source.held)
         if config.segment.trained == 'probes':
             run = dataclasses.replace(run, frozen=_frozen(run, weights))
         for source in (train_source, test_source):
@@ -74,6 +72,8 @@ def main(config: ConfigDict, workdir: str) -> None:
         except DoesNotFit:
             release_workdir(workdir)
             raise
+        if views is not None and parallel.is_main_process():
+            save_views(workdir, views)
         if views is not None or _TRAINING not in results.read(workdir):
             results.write(workdir, _TRAINING, training)
         variables = parallel.own_copy(state.all_variables())
@@ -105,7 +105,9 @@ def main(config: ConfigDict, workdir: str) -> None:
             print(f'report    {report}', flush=True)
 
 
-def _open(config: ConfigDict, weights: Weights | None) -> tuple[MaskSource, MaskSource, str]:
+def _open(
+    config: ConfigDict, weights: Weights | None, held: Held | None
+) -> tuple[MaskSource, MaskSource, str]:
     """Returns the training pictures, those to test on, and the name of the latter's split.
 
     Raises:
@@ -120,12 +122,15 @@ def _open(config: ConfigDict, weights: Weights | None) -> tuple[MaskSource, Mask
     opened = masks.open_masks(
         data.path,
         splits=(data.train_split, test_split),
+        table=data.labels,
         ignore=tuple(config.segment.ignore),
         names=tuple(config.segment.names),
         channels=weights.preprocess.channels if weights else max(len(data.mean), 3),
         intensity=None if intensity == deep.WHOLE else intensity,
         max_bad_fraction=data.max_bad_fraction,
+        dataset=data.dataset,
         data_dir=data.data_dir,
+        held=held,
     )
     return opened[data.train_split], opened[test_split], test_split
 

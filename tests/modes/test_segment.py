@@ -177,14 +177,20 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(folder, tmp_path):
     }
 
     def begin(name):
-        return subprocess.Popen(
-            [*command, f'--workdir={tmp_path / name}'],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        with (tmp_path / f'{name}.log').open('w') as log:
+            return subprocess.Popen(
+                [*command, f'--workdir={tmp_path / name}'],
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def finish(process, name):
+        status = process.wait(300)
+        log = (tmp_path / f'{name}.log').read_text()
+        assert status == 0, log
+        return log
 
     undisturbed, killed = begin('undisturbed'), begin('killed')
     while killed.poll() is None:
@@ -194,11 +200,9 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(folder, tmp_path):
             break
         time.sleep(0.005)
     assert killed.wait() == -signal.SIGKILL
-    output, _ = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, output
+    finish(undisturbed, 'undisturbed')
     again = begin('killed')
-    output, _ = again.communicate(timeout=300)
-    assert again.returncode == 0 and 'going on from the checkpoint of step' in output, output
+    assert 'going on from the checkpoint of step' in finish(again, 'killed')
     for one, other in zip(
         leaves(tmp_path / 'killed'), leaves(tmp_path / 'undisturbed'), strict=True
     ):
