@@ -361,6 +361,15 @@ def _check_finetune(fields: dict[str, Any], check: Callable[[bool, str, str], No
 
 
 def _check_segment(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:
+    ok = all(type(value) is int and value >= 0 for value in fields['segment.ignore'])
+    check(ok, 'segment.ignore', 'must hold whole numbers from 0 on, as (255,), or nothing')
+    names = fields['segment.names']
+    ok = all(isinstance(name, str) and name for name in names) and len({*names}) == len(names)
+    check(ok, 'segment.names', "must hold names, each another, as ('sky', 'road'), or nothing")
+    scale = fields['segment.scale']
+    ok = len(scale) == 2 and all(type(x) in (int, float) for x in scale)
+    want = 'must hold two numbers above 0, the smaller first, as (0.5, 2.0)'
+    check(ok and 0 < scale[0] <= scale[1] < math.inf, 'segment.scale', want)
     if fields['method'] != SEGMENT:
         return
     encoder, size = fields['model.encoder'], fields['data.image_size']
@@ -373,15 +382,6 @@ def _check_segment(fields: dict[str, Any], check: Callable[[bool, str, str], Non
         want = f'is for a ResNet, and model.encoder={encoder!r} has patches; leave it at 0'
     ok = fields['segment.dilated'] <= (0 if encoder in VITS else count)
     check(ok or not known, 'segment.dilated', want)
-    ok = all(type(value) is int and value >= 0 for value in fields['segment.ignore'])
-    check(ok, 'segment.ignore', 'must hold whole numbers from 0 on, as (255,), or nothing')
-    names = fields['segment.names']
-    ok = all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names)
-    check(ok, 'segment.names', "must hold names, each another, as ('sky', 'road'), or nothing")
-    scale = fields['segment.scale']
-    ok = len(scale) == 2 and all(type(x) in (int, float) for x in scale)
-    want = 'must hold two numbers, the smaller first, above 0, as (0.5, 2.0)'
-    check(ok and 0 < scale[0] <= scale[1] < math.inf, 'segment.scale', want)
     want = f'must be at most data.image_size={size}, or pixels between windows are never seen'
     check(fields['segment.step'] <= size, 'segment.step', want)
     want = 'is not for segmentation; leave it at 1'

@@ -88,8 +88,8 @@ def test_an_unused_gpu_is_said_for_each_mode_but_a_plan(monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, f'simclr_jax.modes.{name}', module)
         needed = [need.split(' or ')[0] for need in mode.needs]
         flags = [f'--{flag}={(*FLAGS[flag].choices, "a")[0]}' for flag in needed]
-        own = name in ('finetune', 'distill')
-        recipe = DIGITS.replace('simclr', name) if own else DIGITS
+        own = {'segment': 'segment_folder'} | {n: f'{n}_digits' for n in ('finetune', 'distill')}
+        recipe = DIGITS.replace('simclr_digits', own.get(name, 'simclr_digits'))
         assert cli.main([f'--mode={name}', *flags, *[recipe][: mode.config]]) == 0
         if 'warning: there is a GPU' in capsys.readouterr().err:
             warned.add(name)

@@ -26,6 +26,8 @@ SIZES = {  # data set -> training images, stored shape, classes
     'imagenet100': (126_689, (None, None, 3), 100),
     'folder': (10_000, (None, None, 3), 10),
     'imagenet2012': (1_281_167, (None, None, 3), 1000),
+    'imagenet2012_subset/1pct': (12_811, (None, None, 3), 1000),
+    'imagenet2012_subset/10pct': (128_116, (None, None, 3), 1000),
 }
 DEFAULT_RUN = ('simclr_imagenet100', '')  # the others under `-m long`
 
@@ -50,7 +52,19 @@ def shape_key(name: str, preset: str) -> str:
     return repr((name, config.batch_size, sorted(config.model.items()), sorted(head.items())))
 
 
-ARCHITECTURES = list({shape_key(*recipe): recipe for recipe in reversed(SHIPPED)}.values())
+def learns_from_pictures_alone(name: str, preset: str) -> bool:
+    """Whether a run needs nothing beside its data set: no teacher, and no masks."""
+    method = load(f'{CONFIGS / name}.py:{preset}').method
+    return method not in (config_lib.DISTILL, config_lib.SEGMENT)  # tested in tests/modes
+
+
+ARCHITECTURES = list(
+    {
+        shape_key(*recipe): recipe
+        for recipe in reversed(SHIPPED)
+        if learns_from_pictures_alone(*recipe)
+    }.values()
+)
 
 
 def make_records(count: int, shape: tuple, classes: int) -> list[bytes]:
@@ -132,7 +146,7 @@ def test_a_shrunk_copy_trains_three_steps_and_its_checkpoint_restores(name, pres
     finally:
         jax.config.update('jax_disable_most_optimizations', False)
     assert int(state.step) == pretrain['steps'] == 3
-    assert views.shape[:2] == (8, 2)
+    assert views.shape[:2] == (8, len(config_lib.view_recipes(config)))
     for leaf in jax.tree.leaves(state):
         assert np.isfinite(leaf).all()
     moved = [

@@ -199,7 +199,7 @@ def test_a_frozen_layer_neither_moves_nor_decays(name):
     [
         ({'name': 'lamb'}, r"optimizer\.name='lamb'.*lars, sgd, adamw"),
         ({'learning_rate_scaling': 'log'}, r"optimizer\.learning_rate_scaling='log'"),
-        ({'schedule': 'step'}, r"optimizer\.schedule='step'; .* cosine, one_cycle, steps"),
+        ({'schedule': 'step'}, r"optimizer\.schedule='step'; .* cosine, one_cycle, linear, steps"),
         (
             {'warmup_epochs': 10.0},
             r'optimizer\.warmup_epochs=10.0: is 40 steps.* 6; .*_epochs=0.15',
