@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from simclr_jax import parallel
 from simclr_jax.augment.pixels import normalize_images
+from simclr_jax.data import mask_batches
 from simclr_jax.data.masks import MaskSource
 from simclr_jax.evaluate import segmentation
 from simclr_jax.evaluate.windows import Windows
@@ -19,8 +20,8 @@ from simclr_jax.methods.base import Tree
 from simclr_jax.methods.segment import ENCODER, Segment
 from simclr_jax.models import maps as maps_lib
 from simclr_jax.models.vit import VisionTransformer
-from simclr_jax.modes.segment_pictures import in_batches, read_ahead
-from simclr_jax.modes.segment_retrieval import Retrieval
+from simclr_jax.modes.segment_retrieval import Remembered
+from simclr_jax.modes.segment_windows import in_batches
 from simclr_jax.train.out_of_memory import EVALUATION, explained
 from simclr_jax.train.setup import Run
 
@@ -86,17 +87,15 @@ def test(
     heads = _jitted(lambda own, frozen, x: _by_head(method.logits(own, frozen, normalize(x))), mesh)
     ways = [functools.partial(heads, own, frozen)]
     if config.segment.memory and not method.trained:
-        retrieval = Retrieval(
-            method,
-            frozen,
-            mesh,
-            normalize,
+        retrieval = Remembered(method, frozen, mesh, normalize)
+        retrieval.remember(
+            train_source,
+            windows,
             size=config.segment.memory,
             neighbours=config.segment.neighbours,
             temperature=config.segment.temperature,
             seed=config.seed,
         )
-        retrieval.remember(train_source, windows)
         ways.append(lambda images: {RETRIEVAL: retrieval.values(images)})
 
     matrices: ByHead = collections.defaultdict(dict)
@@ -137,7 +136,7 @@ def _pixels(
     of_window = windows.side**2 * method.classes * 4 * kinds
     devices = mesh.devices.size
     rows = max(1, min(_MOST_WINDOWS, _MOST_BYTES // of_window // devices)) * devices
-    for index, picture, mask in read_ahead(source, mine):
+    for index, picture, mask in mask_batches.whole(source, mine):
         cut, parts = windows.cut(picture), []
         for batch in in_batches(cut, rows, mesh):
             parts.append({head: values for way in ways for head, values in way(batch).items()})
