@@ -35,7 +35,7 @@ from etils import epath
 from simclr_jax import files, parallel
 from simclr_jax.config import PROBES
 from simclr_jax.report.classifier import accuracy_table
-from simclr_jax.report.html import format_table
+from simclr_jax.report.html import align, format_table
 
 SWEEP = 'sweep'  # the entry of a choice of learning rates
 CALIBRATION = 'calibration'  # that of how far a classifier's probabilities are off
@@ -140,11 +140,4 @@ def format_segmentation(entry: Entry) -> str:
         for name, figures_ in found.items():
             values = (figures_['miou'], figures_['pixel_accuracy'])
             rows.append((head, name, *(f'{100 * value:.1f}' for value in values)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return '\n'.join(
-        '  '.join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return align(rows)

@@ -122,7 +122,11 @@ def format_table(table: dict[str, Any], first: str = 'probe') -> str:
     labels `all` or how many a class, such as `10`.
     """
     header, rows = _cells(table, None, first)
-    lines = [header, *([*names, *(text for text, _ in cells)] for names, cells in rows)]
+    return align([header, *([*names, *(text for text, _ in cells)] for names, cells in rows)])
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """Returns the cells of lines as a table of plain text, all but the first two to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return '\n'.join(
         '  '.join(

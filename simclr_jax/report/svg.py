@@ -59,7 +59,7 @@ def tiles(images: np.ndarray) -> np.ndarray:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """The PNG file of RGBA `pixels` [height, width, 4] `uint8`."""
+    """The PNG file of `pixels` [height, width, 4] `uint8`, RGBA, or [height, width, 3], RGB."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, 'PNG')
     return stream.getvalue()

@@ -4,7 +4,7 @@ import os
 from html import escape
 from typing import Any
 
-from simclr_jax.report.html import summary_list, write_page
+from simclr_jax.report.html import align, summary_list, write_page
 
 _METRICS = {
     'top_1': 'top-1',
@@ -47,15 +47,7 @@ def transfer_table(entry: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def format_transfer(entry: dict[str, Any]) -> str:
     """Returns the table as aligned plain text, and below it what to know of each row."""
     header, lines = transfer_table(entry)
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    table = [
-        '  '.join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in [header, *lines]
-    ]
-    return '\n'.join([*table, '', *_notes(entry)])
+    return '\n'.join([align([header, *lines]), '', *_notes(entry)])
 
 
 def write_transfer(
