@@ -1,8 +1,12 @@
 """Plans and benchmarks of runs that train a classifier: one view a picture, and few labels."""
 
+import importlib.util
 import json
 import math
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -93,9 +97,8 @@ def test_a_plan_knows_the_input_that_was_measured_for_as_many_views(views, wante
     assert plan_mode._measured_input(tmp_path, digits()) == wanted
 
 
-@pytest.mark.slow
-def test_gradients_and_sums_of_normalization_are_all_that_devices_exchange():
-    run = assemble(digits(batch_size=64))
+def check_exchanged(run):
+    """That gradients and the sums of normalization are all that the step's devices exchange."""
     state = run.abstract_state()
     found = collectives(run.lower_step().compile().as_text())
     assert {kind for kind, _ in found} == {'all-reduce'}
@@ -108,3 +111,23 @@ def test_gradients_and_sums_of_normalization_are_all_that_devices_exchange():
     # Of normalization, two sums a channel forwards and two backwards, and a few scalars.
     assert 4 * parameters <= sent <= 4 * (parameters + 2 * statistics + 64)
     assert not any(dtype == 'u8' or shape[-3:] == (8, 8, 1) for dtype, shape in arrays)
+
+
+@pytest.mark.slow
+def test_gradients_and_sums_of_normalization_are_all_that_devices_exchange():
+    check_exchanged(assemble(digits(batch_size=64)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec('libtpu'), reason="needs the extra 'tpu'")
+def test_so_they_are_on_a_tpu():
+    # In a process of its own, as the compiler takes environment variables when it is loaded.
+    script = (
+        'import sys\n'
+        f'sys.path.insert(0, {os.path.dirname(__file__)!r})\n'
+        'from test_classifier_tools import assemble_without_data, check_exchanged, digits\n'
+        'from simclr_jax.tools.plan import make_mesh\n'
+        "check_exchanged(assemble_without_data(digits(batch_size=64), make_mesh('v5e:2x4')[0]))"
+    )
+    environment = os.environ | {'PYTHONPATH': str(CONFIGS.parent)}
+    subprocess.run([sys.executable, '-c', script], cwd=CONFIGS.parent, env=environment, check=True)
