@@ -11,18 +11,38 @@ The encoder file decides on the encoder and on the size of the pictures; it may 
 (docs/weights.md). Batch and number format follow from the machine, unless they are given
 (`simclr_jax/config_auto.py`). The run's first line says which.
 
-The rate is the best of three on a fifth of the labels, which no training of the three has seen:
-which one suits depends on where the encoder is from. The classifier is then trained on all labels.
-That takes nearly four times as long as one rate, `--config.finetune.learning_rates="()"`.
+The classifier starts as logistic regression solves it on the features of the encoder, so training
+begins where linear evaluation ends. The rate is the best of three on a fifth of the labels, which no
+training of the three has seen: which one suits depends on where the encoder is from. The classifier
+is then trained on all labels. That takes about twice as long as one rate, which
+`--config.finetune.learning_rates="()"` takes: of the probabilities, too, something is trained on a
+part of the labels, and of three rates the best one is that.
 
 The rest is SimCLR's way for few labels (https://arxiv.org/abs/2002.05709, appendix B.5): Nesterov's
 momentum, no decay, crops and flips, 30 epochs; of few pictures more, so that there are 300 steps.
-None of it is tuned, and no accuracy is promised. Where left and right differ, as in text or X-rays,
-give `--config.augment.view1.flip_probability=0`.
+Crops are gentler than there: 0.7 to 1 of the picture's area. Start and crop were compared on 614 of
+3,068 training photographs of clothes, held out, in 100 steps of a small encoder (resnet_tiny at 64
+pixels, SimCLR of 20 epochs), one draw; by labels a class, in percent:
+
+                                    30    all
+    linear regression             37.5   53.3
+    zero, 0.08 to 1, rate 0.1     34.4   45.4
+    linear, 0.7 to 1, 0.005       39.3   52.6
+    linear, 0.7 to 1, 0.02        42.2   56.0
+    linear, 0.7 to 1, 0.1         42.0   23.5
+    linear, 0.08 to 1, 0.02       36.8
+    linear, no crop, 0.02         36.2
+
+No accuracy is promised for other pictures. Where left and right differ, as in text or X-rays, give
+`--config.augment.view1.flip_probability=0`.
 """
+
+import dataclasses
 
 from simclr_jax.augment.recipe import CROP_AND_FLIP
 from simclr_jax.config import AUTO_FIELDS, default, set_views
+
+_VIEW = dataclasses.replace(CROP_AND_FLIP, crop_area=(0.7, 1.0))
 
 
 def get_config():
@@ -35,12 +55,13 @@ def get_config():
     config.data.image_size = 224
     config.data.eval_crop = 0.875
     config.data.drop_remainder = False
-    set_views(config, CROP_AND_FLIP)
+    set_views(config, _VIEW)
     config.augment.backend = 'jax'
     config.augment.dtype = 'bfloat16'
     config.model.encoder = 'resnet50'
     config.model.dtype = 'bfloat16'
-    config.finetune.learning_rates = (0.005, 0.02, 0.1)
+    config.finetune.head_init = 'linear'
+    config.finetune.learning_rates = (0.005, 0.02, 0.05)
     config.finetune.min_steps = 300
     config.finetune.compare = ('linear', 'knn')  # which take seconds
     config.finetune.labels_per_class = (10,)
