@@ -36,27 +36,14 @@ class Windows:
             image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
             resized = image.resize(size[::-1], Image.Resampling.BILINEAR)
             picture = np.asarray(resized).reshape(*size, -1)
-        return self._cut(picture, np.array(self.fill, np.uint8))
-
-    def cut_labels(self, labels: np.ndarray) -> np.ndarray:
-        """Returns the windows `[n, side, side]` of labels `[height, width]`, -1 where none is.
-
-        Both are int32; a pixel has the label of the nearest one.
-        """
-        size = self.seen(labels.shape)
-        if size != labels.shape:
-            image = Image.fromarray(labels.astype(np.int32))
-            labels = np.asarray(image.resize(size[::-1], Image.Resampling.NEAREST))
-        return self._cut(labels, np.array(-1, np.int32))
-
-    def _cut(self, pixels: np.ndarray, fill: np.ndarray) -> np.ndarray:
-        size, side = pixels.shape[:2], self.side
-        if min(size) < side:
-            shape = (*(max(length, side) for length in size), *pixels.shape[2:])
-            canvas = np.broadcast_to(fill, shape).copy()
-            canvas[: size[0], : size[1]] = pixels
-            pixels = canvas
-        return np.stack([pixels[y : y + side, x : x + side] for y, x in self.corners(size)])
+        height, width = size
+        if min(size) < self.side:
+            shape = max(height, self.side), max(width, self.side), picture.shape[-1]
+            canvas = np.broadcast_to(np.array(self.fill, np.uint8), shape).copy()
+            canvas[:height, :width] = picture
+            picture = canvas
+        side = self.side
+        return np.stack([picture[y : y + side, x : x + side] for y, x in self.corners(size)])
 
     def join(self, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Returns what is said of a picture's pixels, `[height, width, dim]` float32.

@@ -1,32 +1,31 @@
 """Retrieval in a segmentation run: training places that are remembered, and what they say."""
 
-import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from PIL import Image
 
 from simclr_jax import parallel
 from simclr_jax.config import ConfigError
 from simclr_jax.data import mask_batches
 from simclr_jax.data.masks import MaskSource
 from simclr_jax.evaluate import retrieval
-from simclr_jax.evaluate.windows import Windows
 from simclr_jax.methods.base import Tree
 from simclr_jax.methods.segment import Segment
-from simclr_jax.models import maps as maps_lib
-from simclr_jax.modes.segment_windows import in_batches
 
-_ROWS = 4  # windows of a training picture at a time, for each device
+_ROWS = 8  # pictures at a time, for each device
 _STREAM = 0x4E4E  # beside the seed: no other draws are like these
 
 
 class Remembered:
     """Training places that others are compared with, for each of a method's maps.
 
-    Which places are remembered depends on masks and seed alone: all maps have the same ones. Each
-    process of several remembers all of them.
+    Every picture is seen whole, resized to one square, as in open-hummingbird-eval. Which places
+    are remembered depends on masks and seed alone: all maps have the same ones. Each process of
+    several remembers all of them.
     """
 
     def __init__(
@@ -35,6 +34,7 @@ class Remembered:
         frozen: Tree,
         mesh: Mesh,
         normalize: Callable[[jax.Array], jax.Array],
+        side: int,
     ):
         """Remembers nothing yet.
 
@@ -43,9 +43,9 @@ class Remembered:
           frozen: variables of the encoders by the name of their maps, on the devices of `mesh`.
           mesh: of this process.
           normalize: makes the input of the encoders.
+          side: height and width of the square, in pixels.
         """
-        self._method, self._frozen, self._mesh = method, frozen, mesh
-        (self._stride,) = {maps.stride for maps in method.maps.values()}
+        self._method, self._frozen, self._mesh, self._side = method, frozen, mesh, side
         self._asked: dict[str, retrieval.Retrieval] = {}
 
         def maps(frozen: Tree, images: jax.Array) -> dict[str, jax.Array]:
@@ -59,7 +59,6 @@ class Remembered:
     def remember(
         self,
         source: MaskSource,
-        windows: Windows,
         *,
         size: int,
         neighbours: int,
@@ -72,7 +71,6 @@ class Remembered:
 
         Args:
           source: the pictures.
-          windows: how they are seen.
           size: places at most.
           neighbours: that vote.
           temperature: of a vote.
@@ -87,10 +85,10 @@ class Remembered:
             name: retrieval.Collection(size=size, pictures=len(chosen), seed=seed)
             for name in self._method.maps
         }
-        pictures = mask_batches.whole(source, chosen)
-        for place, (_, picture, labels) in enumerate(pictures):
-            shares = np.stack([self._shares(window) for window in windows.cut_labels(labels)])
-            for name, made in self._of(windows.cut(picture)).items():
+        for place, (_, labels, maps) in enumerate(self._of(source, chosen)):
+            (grid,) = {made.shape[:2] for made in maps.values()}  # all have the same stride
+            shares = retrieval.patch_labels(labels, grid, self._method.classes)
+            for name, made in maps.items():
                 kept[name].add(place, made, shares)
         try:
             for name, collection in kept.items():
@@ -100,36 +98,42 @@ class Remembered:
         except ValueError as error:
             raise ConfigError(f'segment.memory={size}: {error} See segment.ignore') from error
 
-    def values(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns each class's share of each pixel, `{maps: [n, height, width, classes]}`.
+    def predictions(
+        self, source: MaskSource, indices: Sequence[int]
+    ) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
+        """Yields index, labels, and the class of each pixel by each of the maps, as int32.
 
-        `images` are uint8 `[n, height, width, channel]` on the devices.
+        Args:
+          source: the pictures.
+          indices: which ones.
         """
-        _, height, width, _ = images.shape
-        return {
-            name: _to_pixels(
-                self._asked[name].predict(np.asarray(made)), self._stride, height, width
+        for index, labels, maps in self._of(source, indices):
+            yield (
+                index,
+                labels,
+                {
+                    name: retrieval.label_map(self._asked[name].predict(made), labels.shape)
+                    for name, made in maps.items()
+                },
             )
-            for name, made in self._maps(self._frozen, images).items()
-        }
 
-    def _shares(self, labels: np.ndarray) -> np.ndarray:
-        """Each class's share of the places of a window's labels `[side, side]`."""
-        stride = self._stride
-        sides = [(0, -side % stride) for side in labels.shape]
-        padded = np.pad(labels, sides, constant_values=-1)
-        grid = tuple(side // stride for side in padded.shape)
-        return retrieval.patch_labels(padded, grid, self._method.classes)
-
-    def _of(self, cut: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the maps of windows `[n, side, side, channel]` uint8."""
-        parts = [
-            self._maps(self._frozen, batch)
-            for batch in in_batches(cut, _ROWS * self._mesh.devices.size, self._mesh)
-        ]
-        return jax.tree.map(lambda *x: np.concatenate([*map(np.asarray, x)])[: len(cut)], *parts)
+    def _of(
+        self, source: MaskSource, indices: Sequence[int]
+    ) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
+        """Yields index, labels and maps `[rows, columns, dim]` of pictures."""
+        side, rows = self._side, _ROWS * self._mesh.devices.size
+        pictures = mask_batches.whole(source, indices)
+        while some := [*itertools.islice(pictures, rows)]:
+            batch = np.zeros((rows, side, side, source.image_shape[-1]), np.uint8)
+            for row, (_, picture, _) in enumerate(some):
+                batch[row] = _square(picture, side)
+            spread = jax.device_put(batch, parallel.batch_sharding(self._mesh))
+            made = jax.device_get(self._maps(self._frozen, spread))
+            for row, (index, _, labels) in enumerate(some):
+                yield index, labels, {name: maps[row] for name, maps in made.items()}
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _to_pixels(shares: np.ndarray, stride: int, height: int, width: int) -> jax.Array:
-    return maps_lib.to_pixels(shares, stride, height, width)
+def _square(picture: np.ndarray, side: int) -> np.ndarray:
+    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+    resized = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+    return resized.reshape(side, side, -1)

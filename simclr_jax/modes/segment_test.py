@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,6 @@ from simclr_jax.methods.segment import ENCODER, Segment
 from simclr_jax.models import maps as maps_lib
 from simclr_jax.models.vit import VisionTransformer
 from simclr_jax.modes.segment_retrieval import Remembered
-from simclr_jax.modes.segment_windows import in_batches
 from simclr_jax.train.out_of_memory import EVALUATION, explained
 from simclr_jax.train.setup import Run
 
@@ -85,34 +85,39 @@ def test(
     frozen = jax.device_put(run.frozen or {}, everywhere)
     normalize = functools.partial(normalize_images, mean=config.data.mean, std=config.data.std)
     heads = _jitted(lambda own, frozen, x: _by_head(method.logits(own, frozen, normalize(x))), mesh)
-    ways = [functools.partial(heads, own, frozen)]
+    mine = range(jax.process_index(), test_source.num_examples, jax.process_count())
+    wanted = set(np.linspace(0, test_source.num_examples - 1, _SHOWN).round().astype(int).tolist())
+    matrices: ByHead = collections.defaultdict(dict)
+    predictions: dict[int, ByHead] = {}  # of the pictures that are shown
+
+    def count(index: int, labels: np.ndarray, head: str, name: str, found: np.ndarray) -> None:
+        matrix = segmentation.confusion(labels, found, method.classes)
+        matrices[head][name] = matrices[head].get(name, 0) + matrix
+        if index in wanted:
+            predictions.setdefault(index, {}).setdefault(head, {})[name] = found
+
+    shown = {}
+    for index, picture, labels, values in _pixels(
+        test_source, mine, windows, functools.partial(heads, own, frozen), mesh, method
+    ):
+        for head, by_maps in values.items():
+            for name, joined in by_maps.items():
+                count(index, labels, head, name, joined.argmax(axis=-1).astype(np.int32))
+        if index in wanted:
+            maps, attention = _of_whole(method, own, frozen, normalize(picture[None]))
+            shown[index] = picture, labels, maps, attention
     if config.segment.memory and not method.trained:
-        retrieval = Remembered(method, frozen, mesh, normalize)
+        retrieval = Remembered(method, frozen, mesh, normalize, config.data.image_size)
         retrieval.remember(
             train_source,
-            windows,
             size=config.segment.memory,
             neighbours=config.segment.neighbours,
             temperature=config.segment.temperature,
             seed=config.seed,
         )
-        ways.append(lambda images: {RETRIEVAL: retrieval.values(images)})
-
-    matrices: ByHead = collections.defaultdict(dict)
-    wanted = set(np.linspace(0, test_source.num_examples - 1, _SHOWN).round().astype(int).tolist())
-    shown = []
-    for index, picture, mask, values in _pixels(test_source, windows, ways, mesh, method):
-        predictions: ByHead = collections.defaultdict(dict)
-        for head, by_maps in values.items():
-            for name, joined in by_maps.items():
-                found = joined.argmax(axis=-1).astype(np.int32)
-                matrix = segmentation.confusion(mask, found, method.classes)
-                matrices[head][name] = matrices[head].get(name, 0) + matrix
-                predictions[head][name] = found
-        if index in wanted:
-            maps, attention = _of_whole(method, own, frozen, normalize(picture[None]))
-            name = test_source.name(index)
-            shown.append(Shown(name, picture, mask, dict(predictions), maps, attention))
+        for index, labels, found in retrieval.predictions(test_source, mine):
+            for name, classes in found.items():
+                count(index, labels, RETRIEVAL, name, classes)
     figures = {
         head: {
             name: segmentation.figures(_over_processes(matrix), test_source.names)
@@ -120,28 +125,45 @@ def test(
         }
         for head, by_maps in _in_order(method, matrices).items()
     }
-    return Found(figures, shown)
+    return Found(
+        figures,
+        [
+            Shown(
+                test_source.name(index),
+                picture,
+                labels,
+                _in_order(method, predictions[index]),
+                maps,
+                attention,
+            )
+            for index, (picture, labels, maps, attention) in sorted(shown.items())
+        ],
+    )
 
 
 def _pixels(
     source: MaskSource,
+    indices: Sequence[int],
     windows: Windows,
-    ways: Sequence[Callable[[np.ndarray], ByHead]],
+    heads: Callable[[jax.Array], ByHead],
     mesh: Mesh,
     method: Segment,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, ByHead]]:
-    """Yields index, picture, labels, and the values of each pixel `[height, width, class]`."""
-    mine = range(jax.process_index(), source.num_examples, jax.process_count())
-    kinds = len(method.maps) * (len(method.heads) + len(ways) - 1)
-    of_window = windows.side**2 * method.classes * 4 * kinds
+    """Yields index, picture, labels, and the logits of each pixel `[height, width, class]`."""
+    of_window = windows.side**2 * method.classes * 4 * len(method.maps) * len(method.heads)
     devices = mesh.devices.size
-    rows = max(1, min(_MOST_WINDOWS, _MOST_BYTES // of_window // devices)) * devices
-    for index, picture, mask in mask_batches.whole(source, mine):
-        cut, parts = windows.cut(picture), []
-        for batch in in_batches(cut, rows, mesh):
-            parts.append({head: values for way in ways for head, values in way(batch).items()})
+    most = max(1, min(_MOST_WINDOWS, _MOST_BYTES // of_window // devices))
+    for index, picture, labels in mask_batches.whole(source, indices):
+        cut = windows.cut(picture)
+        # Of few numbers, each of which is a program.
+        rows = min(most, 2 ** math.ceil(math.log2(-(-len(cut) // devices)))) * devices
+        parts = []
+        for start in range(0, len(cut), rows):
+            batch = np.zeros((rows, *cut.shape[1:]), np.uint8)
+            batch[: len(cut) - start] = cut[start : start + rows]
+            parts.append(heads(jax.device_put(batch, parallel.batch_sharding(mesh))))
         join = functools.partial(_joined, windows, len(cut), picture.shape[:2])
-        yield index, picture, mask, jax.tree.map(join, *parts)
+        yield index, picture, labels, jax.tree.map(join, *parts)
 
 
 def _joined(windows: Windows, count: int, size: tuple[int, int], *parts: jax.Array) -> np.ndarray:

@@ -63,14 +63,3 @@ def test_a_picture_is_resized_by_its_shorter_side_and_what_is_said_of_it_back(ch
     joined = windows.join(np.ones((2, 8, 8, 5), np.float32), (16, 32))
     assert joined.shape == (16, 32, 5)
     np.testing.assert_allclose(joined, 1, atol=1e-6)
-
-
-@pytest.mark.parametrize('size', [(8, 8), (9, 23), (3, 4)])
-def test_labels_are_cut_as_pictures_are(size):
-    windows, labels = Windows(8, 5, 0, (0,)), RANDOM.integers(-1, 9, size).astype(np.int32)
-    cut = windows.cut_labels(labels)
-    want = windows.cut((labels + 1)[..., None].astype(np.uint8))[..., 0].astype(int) - 1
-    assert cut.dtype == np.int32
-    np.testing.assert_array_equal(cut, want)
-    larger = Windows(8, 5, 2 * min(size), (0,)).cut_labels(labels)
-    assert {*np.unique(larger)} <= {*np.unique(labels), -1}
