@@ -198,6 +198,11 @@ def _check_method(flags: argparse.Namespace, method: str) -> None:
         raise ConfigError(
             f'--mode={mode}: method={method!r} learns {learns}; {", or ".join(fixes)}'
         )
+    if mode in ('plan', 'bench', 'preview') and method == SEGMENT:
+        raise ConfigError(
+            f'--mode={mode}: is not for segmentation. Before its first step, a run says what it '
+            'needs, if that is too much; its report shows the crops that it was trained on'
+        )
     if mode in PROBES and has_labels and not flags.encoder:
         raise ConfigError(
             f'--mode={mode}: evaluates encoders of pretraining, and method={method!r} trains a '

@@ -96,6 +96,14 @@ def test_an_unused_gpu_is_said_for_each_mode_but_a_plan(monkeypatch, capsys):
     assert warned == set(MODES) - {'plan'}
 
 
+@pytest.mark.parametrize('mode', ['preview', 'bench', 'plan'])
+def test_modes_that_are_not_for_segmentation(mode, capsys):
+    needs = {'bench': ['--bench=step'], 'plan': ['--topology=cpu:1']}.get(mode, [])
+    recipe = DIGITS.replace('simclr_digits', 'segment_folder')
+    assert cli.main([f'--mode={mode}', recipe, '--config.data.path=a', *needs]) == 2
+    assert f'--mode={mode}: is not for segmentation' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     'error',
     [

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 import simclr_jax
 from simclr_jax import parallel
-from simclr_jax.config import CLASSIFIERS, ConfigError, RunError, to_json
+from simclr_jax.config import CLASSIFIERS, SEGMENT, ConfigError, RunError, to_json
 from simclr_jax.config_loading import load_saved
 from simclr_jax.data import deep, folder_cache
 from simclr_jax.methods.base import Representation, Tree
@@ -154,7 +154,8 @@ def checkpoint_weights(workdir: str, step: int | None = None) -> Weights:
       step: of the checkpoint; the last one where None.
 
     Raises:
-      ConfigError: the workdir holds no run, or that of a classifier, or no checkpoint of that step.
+      ConfigError: the workdir holds no run, or one of a classifier or a segmentation, or no
+        checkpoint of that step.
       RunError: the checkpoint is damaged.
     """
     config = load_saved(workdir)
@@ -162,6 +163,11 @@ def checkpoint_weights(workdir: str, step: int | None = None) -> Weights:
         raise ConfigError(
             f'--workdir={workdir}: is of a classifier, whose checkpoints hold no names of labels; '
             f'the end of its training writes a {native.CLASSIFIER_NAME}: take --encoder={workdir}'
+        )
+    if config.method == SEGMENT:
+        raise ConfigError(
+            f'--workdir={workdir}: is of a segmentation, which writes no encoder; take the one '
+            f'that it began with, --encoder={config.start.encoder}'
         )
     held = check_claim(config, workdir)
     found = find_step(workdir, step)
