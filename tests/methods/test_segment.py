@@ -106,11 +106,10 @@ def test_a_trained_encoder_learns_and_starts_from_what_is_given(frozen):
     assert logits['encoder']['fcn'].shape == (4, 14, 16, 3)
 
 
-def test_probes_equal_pytorchs(frozen):
-    """Twelve steps of DINOv2's head (AdamW, linear fall) and of STEGO's (Adam) on the same maps."""
-    torch = pytest.importorskip('torch', reason="needs PyTorch: pip install -e '.[export]'")
+def run_of(frozen, devices=1):
+    """A run of probes on a few made-up crops."""
     config = default()
-    config.method, config.batch_size, config.epochs = 'segment', 4, 12.0
+    config.method, config.batch_size, config.epochs = 'segment', 8, 12.0
     config.data.image_size, config.data.mean, config.data.std = 16, (0.5,), (0.25,)
     config.model.encoder, config.segment.baselines = 'resnet_tiny', False
     config.optimizer.update(
@@ -124,20 +123,39 @@ def test_probes_equal_pytorchs(frozen):
             'exclude_bias_and_norm': False,
         }
     )
-    source = Source(lambda _: [], 4, (16, 16, 3), ('a', 'b', 'c'))
-    run = assemble(config, parallel.make_mesh(jax.devices()[:1]), source)
-    run = dataclasses.replace(run, frozen=jax.tree.map(np.asarray, frozen))
-    images = np.random.default_rng(3).integers(0, 256, (4, 1, 16, 16, 3), np.uint8)
-    labels = np.random.default_rng(4).integers(-1, 3, (4, 16, 16)).astype(np.int32)
+    source = Source(lambda _: [], 8, (16, 16, 3), ('a', 'b', 'c'))
+    run = assemble(config, parallel.make_mesh(jax.devices()[:devices]), source)
+    return dataclasses.replace(run, frozen=jax.tree.map(np.asarray, frozen))
+
+
+IMAGES = np.random.default_rng(3).integers(0, 256, (8, 1, 16, 16, 3), np.uint8)
+PIXELS = np.random.default_rng(4).integers(-1, 3, (8, 16, 16)).astype(np.int32)
+
+
+def losses_of(run, steps):
+    """The loss of every step, and the heads that the run began with."""
     state = run.init()
     first = jax.tree.map(np.asarray, state.params['heads']['encoder'])
-    program, ours = run.lower_step().compile(), []
-    for _ in range(12):
-        batch = parallel.put_batch({'image': images, 'label': labels}, run.mesh)
+    program, losses = run.lower_step().compile(), []
+    for _ in range(steps):
+        batch = parallel.put_batch({'image': IMAGES, 'label': PIXELS}, run.mesh)
         state, metrics = program(state, batch, *run.fixed)
-        ours.append(float(metrics['loss'][0]))
+        losses.append(float(metrics['loss'][0]))
+    return losses, first
 
-    maps = run.method.maps['encoder'].apply(frozen['encoder'], (images[:, 0] / 255 - 0.5) / 0.25)
+
+@pytest.mark.slow
+def test_eight_devices_give_the_losses_of_one(frozen):
+    one, eight = (losses_of(run_of(frozen, devices), 6)[0] for devices in (1, 8))
+    np.testing.assert_allclose(one, eight, rtol=1e-5)
+
+
+def test_probes_equal_pytorchs(frozen):
+    """Twelve steps of DINOv2's head (AdamW, linear fall) and of STEGO's (Adam) on the same maps."""
+    torch = pytest.importorskip('torch', reason="needs PyTorch: pip install -e '.[export]'")
+    run = run_of(frozen)
+    ours, first = losses_of(run, 12)
+    maps = run.method.maps['encoder'].apply(frozen['encoder'], (IMAGES[:, 0] / 255 - 0.5) / 0.25)
     maps = torch.tensor(np.array(maps)).permute(0, 3, 1, 2)
     dim, theirs = maps.shape[1], np.zeros(12)
     for head, norm in (('linear', True), ('plain', False)):
@@ -156,7 +174,7 @@ def test_probes_equal_pytorchs(frozen):
                 optimizer.param_groups[0]['lr'] = rate
             logits = torch.nn.functional.interpolate(model(maps), (16, 16), mode='bilinear')
             loss = torch.nn.functional.cross_entropy(
-                logits, torch.tensor(labels).long(), ignore_index=-1
+                logits, torch.tensor(PIXELS).long(), ignore_index=-1
             )
             theirs[step] += loss.item()
             optimizer.zero_grad()
