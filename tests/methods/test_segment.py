@@ -39,8 +39,11 @@ def made(method):
 
 
 def loss_of(method, params, variables, frozen, labels=LABELS):
-    rng = jax.random.key(2)
-    return method.loss(params, variables, (), VIEWS, rng, 0, labels=labels, teacher=frozen)
+    def loss(params, variables, labels, teacher):
+        rng = jax.random.key(2)
+        return method.loss(params, variables, (), VIEWS, rng, 0, labels=labels, teacher=teacher)
+
+    return jax.jit(loss)(params, variables, labels, frozen)
 
 
 def test_the_loss_is_the_sum_over_heads_of_the_mean_over_labelled_pixels(frozen):
@@ -80,7 +83,9 @@ def test_heads_learn_as_if_each_were_alone(frozen):
     found = []
     for method in (both, alone):
         params, variables = made(method)
-        grads = jax.grad(lambda p, m=method, v=variables: loss_of(m, p, v, frozen)[0])(params)
+        grads = jax.jit(jax.grad(lambda p, m=method, v=variables: loss_of(m, p, v, frozen)[0]))(
+            params
+        )
         found.append((params['heads']['encoder']['linear'], grads['heads']['encoder']['linear']))
     for one, other in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
@@ -94,15 +99,15 @@ def test_a_trained_encoder_learns_and_starts_from_what_is_given(frozen):
     variables, _ = jax.jit(method.init)(jax.random.key(0), VIEWS, start)
     jax.tree.map(np.testing.assert_array_equal, variables['params']['encoder'], start['params'])
     params = variables.pop('params')
-    (_, aux), grads = jax.value_and_grad(
-        lambda p: loss_of(method, p, variables, None), has_aux=True
+    (_, aux), grads = jax.jit(
+        jax.value_and_grad(lambda p: loss_of(method, p, variables, None), has_aux=True)
     )(params)
     assert np.abs(grads['encoder']['stem_conv']['kernel']).max() > 0
     old, new = variables['batch_stats'], aux.variables['batch_stats']
     changed = jax.tree.map(lambda old, new: bool((old != new).any()), old, new)
     assert changed['encoder']['stem_norm']['mean']
     assert changed['heads']['encoder']['fcn']['norm1']['mean']
-    logits = method.logits({'params': params, **variables}, {}, VIEWS[:, 0])
+    logits = jax.jit(method.logits)({'params': params, **variables}, {}, VIEWS[:, 0])
     assert logits['encoder']['fcn'].shape == (4, 14, 16, 3)
 
 
