@@ -10,7 +10,7 @@ picture's name whose values are the classes. Values that are no class are named,
 The encoder stays as it is. Linear classifiers of each place of its maps are trained as in DINOv2:
 batch normalization and a 1x1 convolution, AdamW at 1e-3 with a decay of 1e-4, a warm-up and a
 linear fall, 16 crops a step of pictures half to twice as large, flipped, with other colours. DINOv2
-trains for 40,000 steps on crops of 512 pixels; here they are 320, for 20 passes over the pictures,
+trains for 40,000 steps on crops of 512 pixels; here they are 224, for 20 passes over the pictures,
 so no published figure belongs to these numbers. Beside them are STEGO's probe (Adam at 5e-3, no
 normalization) and retrieval as in Hummingbird (30 neighbours, temperature 0.02; 10,240 places are
 remembered, a tenth of the original's smallest memory, so that it takes minutes without an
@@ -36,7 +36,7 @@ def get_config(preset=''):
     config.batch_size = 16
     config.epochs = EPOCHS
     config.data.dataset = 'folder'
-    config.data.image_size = 320
+    config.data.image_size = 224
     config.data.drop_remainder = False
     config.model.encoder = 'resnet50'
     config.model.dtype = 'bfloat16'
