@@ -1,9 +1,10 @@
 """The layout of detectron2's ResNets, as MoCo's converter writes it: one way.
 
 `encoder.pkl` is what `detection/convert-pretrain-to-detectron2.py` of facebookresearch/moco makes:
-`{'model': arrays, '__author__': ..., 'matching_heuristics': True}`. It is a pickle, as detectron2
-takes a file with this suffix to be. It is written by the few opcodes below: this package does not
-import `pickle`.
+`{'model': arrays, '__author__': ..., 'matching_heuristics': True}`, key by key, without the
+projection head: the converter leaves a MoCo file's in, as `stem.fc.*`, and detectron2 ignores it.
+It is a pickle, as detectron2 takes a file with this suffix to be. It is written by the few opcodes
+below: this package does not import `pickle`.
 """
 
 import pathlib
@@ -16,13 +17,16 @@ import numpy as np
 
 from simclr_jax.models.factory import RESNETS
 from simclr_jax.models.resnet import BasicBlock
-from simclr_jax.weights import readme, torch_layout, torchvision
+from simclr_jax.weights import detectron2_configs, readme, torch_layout, torchvision
 from simclr_jax.weights.description import Weights
 
 PACKAGES = ('torch', 'detectron2')
 CLASSIFIES = False  # its ResNets are backbones
 INPUT = 'nchw'
-FILES = "`encoder.pkl` is for detectron2's ResNets, in the layout of MoCo's converter."
+FILES = (
+    "`encoder.pkl` is for detectron2's ResNets, in the layout of MoCo's converter; the `.yaml` "
+    'files are configs that train a detector.'
+)
 _AUTHOR = 'simclr_jax'
 _DEPTHS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
 
@@ -49,8 +53,6 @@ def check(weights: Weights) -> None:
             f'width={architecture.width} of {architecture.encoder}: 64 filters are fixed there',
             'torchvision',
         )
-    if weights.preprocess.channels != 3:
-        raise torch_layout.cannot('detectron2', 'grey pictures', 'torchvision', 'timm')
 
 
 def to_tensors(weights: Weights) -> dict[str, np.ndarray]:
@@ -62,7 +64,7 @@ def to_tensors(weights: Weights) -> dict[str, np.ndarray]:
     check(weights)
     names = torch_layout.encoder_names(weights)
     table = torch_layout.resnet_table(names, torchvision.RESNET)
-    tensors = torch_layout.write(weights, table, counters=False)
+    tensors = torch_layout.write(weights, table)
     return {_renamed(key): value for key, value in tensors.items()}
 
 
@@ -76,24 +78,30 @@ def _renamed(key: str) -> str:
 
 
 def write(weights: Weights, folder: pathlib.Path) -> None:
-    """Writes `encoder.pkl`."""
+    """Writes `encoder.pkl` and the configs; these name the folder as it is called."""
     content = {
         'model': to_tensors(weights),
         '__author__': _AUTHOR,
         'matching_heuristics': True,
     }
     (folder / 'encoder.pkl').write_bytes(pickled(content))
+    for name, tree in detectron2_configs.configs(weights, folder.name).items():
+        (folder / name).write_text(detectron2_configs.text(name, tree), encoding='utf-8')
 
 
 def lines(weights: Weights, folder: str) -> list[str]:
     """Returns the Python lines that load an exported file as `model`."""
-    architecture, preprocess = weights.architecture, weights.preprocess
-    basic = RESNETS[architecture.encoder]['block'] is BasicBlock
-    stem = 64 * architecture.width
-    mean, std = (
-        [round(255 * value, 6) for value in torch_layout.per_channel(values, 3)]
-        for values in (preprocess.mean, preprocess.std)
-    )
+    fields = {
+        'BACKBONE.NAME': 'build_resnet_backbone',
+        'BACKBONE.FREEZE_AT': 0,
+        'DEVICE': 'cpu',
+        'WEIGHTS': f'{folder}/encoder.pkl',
+        'RESNETS.NORM': 'BN',
+        'RESNETS.OUT_FEATURES': ['res5'],
+        **detectron2_configs.pixel_fields(weights),
+    }
+    for key, value in detectron2_configs.resnet_fields(weights).items():
+        fields[f'RESNETS.{key}'] = value
     return [
         'import torch',
         'from detectron2.checkpoint import DetectionCheckpointer',
@@ -101,19 +109,16 @@ def lines(weights: Weights, folder: str) -> list[str]:
         'from detectron2.modeling import build_backbone',
         '',
         'cfg = get_cfg()',
-        "cfg.MODEL.BACKBONE.NAME = 'build_resnet_backbone'",
-        f"cfg.MODEL.WEIGHTS = '{folder}/encoder.pkl'",
-        f"cfg.INPUT.FORMAT, cfg.MODEL.RESNETS.DEPTH = 'RGB', {architecture.encoder[6:]}",
-        f'cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = {mean}, {std}',
-        f'cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = {stem}',
-        f'cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = {stem if basic else 4 * stem}',
-        f'cfg.MODEL.RESNETS.WIDTH_PER_GROUP = {stem}',
-        'cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False',
-        "cfg.MODEL.RESNETS.NORM, cfg.MODEL.RESNETS.OUT_FEATURES = 'BN', ['res5']",
-        "cfg.MODEL.DEVICE, cfg.MODEL.BACKBONE.FREEZE_AT = 'cpu', 0",
+        f'cfg.INPUT.FORMAT = {detectron2_configs.picture_format(weights)!r}',
+        *[f'cfg.MODEL.{key} = {value!r}' for key, value in fields.items()],
         'model = build_backbone(cfg).eval()',
         'DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)',
     ]
+
+
+def sections(weights: Weights, folder: str) -> list[str]:
+    """Returns what else README.md says: how a detector is trained."""
+    return detectron2_configs.sections(weights, folder)
 
 
 def features(weights: Weights) -> str:
@@ -132,7 +137,7 @@ def use(weights: Weights) -> list[str]:
 
 
 def pickled(value: Any) -> bytes:
-    """Returns a pickle of nested dicts of text, booleans and float32 arrays, of protocol 3."""
+    """Returns a pickle, of protocol 3, of nested dicts of text, booleans and arrays."""
     return b'\x80\x03' + _joined(value) + b'.'
 
 
@@ -152,7 +157,7 @@ def _opcodes(value: Any) -> Iterator[bytes]:
         yield b'X' + struct.pack('<I', len(encoded)) + encoded
     elif isinstance(value, bytes):
         yield b'B' + struct.pack('<I', len(value)) + value
-    elif isinstance(value, np.ndarray) and value.dtype == np.float32:
+    elif isinstance(value, np.ndarray) and value.dtype in (np.float32, np.int64):
         yield from _array(value)
     else:
         raise TypeError(f'{type(value).__name__} is not written')
@@ -163,9 +168,10 @@ def _array(value: np.ndarray) -> Iterator[bytes]:
     yield b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n'
     yield _tuple(0) + _joined(b'b') + b'\x87R'
     yield b'(' + _joined(1) + _tuple(*value.shape)
-    yield b'cnumpy\ndtype\n' + _joined('f4') + b'\x89\x88\x87R'  # little-endian: its state
+    little = value.astype(value.dtype.newbyteorder('<'))
+    yield b'cnumpy\ndtype\n' + _joined(little.dtype.str[1:]) + b'\x89\x88\x87R'
     yield b'(' + _joined(3) + _joined('<') + b'NNN' + 2 * _joined(-1) + _joined(0) + b'tb'
-    yield b'\x89' + _joined(value.astype('<f4').tobytes()) + b'tb'
+    yield b'\x89' + _joined(little.tobytes()) + b'tb'
 
 
 def _tuple(*values: int) -> bytes:

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 
 from simclr_jax.config import ConfigError, RunError
-from simclr_jax.weights import formats, heads, native, parity, readme
+from simclr_jax.weights import detectron2_configs, formats, heads, native, parity, readme
 from simclr_jax.weights.description import Weights, without_classifier
 
 # What an export consists of, and nothing else: --overwrite deletes no other folder.
@@ -19,6 +19,7 @@ _OWN = {
     'encoder.stablehlo',
     'model.safetensors',
     'preprocessor_config.json',
+    *detectron2_configs.NAMES,
     native.CLASSIFIER_NAME,
     native.NAME,
 }

@@ -10,7 +10,8 @@ A module of a format has
 * `write(weights, folder)`, which writes its files;
 * `lines(weights, folder)`, the Python lines that load them, `FILES`, what they are;
 * `features(weights)`, the expression that then turns `images` into features;
-* `use(weights)`, the lines from `picture`, of Pillow, to `features`, for README.md.
+* `use(weights)`, the lines from `picture`, of Pillow, to `features`, for README.md;
+* `sections(weights, folder)`, where it has more to say there.
 """
 
 import importlib

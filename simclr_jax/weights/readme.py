@@ -40,6 +40,7 @@ def readme(weights: Weights, name: str, folder: str, proof: str) -> str:
             ]
         ),
         *_labels(weights),
+        *(module.sections(weights, folder) if hasattr(module, 'sections') else []),
         '## What becomes of a picture',
         words(preprocess),
         f'## Is it the same {what}?',

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import pickle
 import re
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import pytest
 
 from simclr_jax.config import ConfigError, RunError
 from simclr_jax.weights import (
-    detectron2,
     exporting,
     formats,
     native,
@@ -211,51 +209,6 @@ def test_onnx_says_what_it_needs(monkeypatch):
     monkeypatch.setattr(formats, 'not_installed', lambda packages: list(packages))
     with pytest.raises(ConfigError, match='--format=onnx: needs onnx: pip install onnx'):
         formats.module_of('onnx')
-
-
-def converted_by_moco(key):
-    """MoCo's detection/convert-pretrain-to-detectron2.py, line by line."""
-    if 'layer' not in key:
-        key = 'stem.' + key
-    for t in [1, 2, 3, 4]:
-        key = key.replace(f'layer{t}', f'res{t + 1}')
-    for t in [1, 2, 3]:
-        key = key.replace(f'bn{t}', f'conv{t}.norm')
-    key = key.replace('downsample.0', 'shortcut')
-    return key.replace('downsample.1', 'shortcut.norm')
-
-
-def test_detectron2_has_the_keys_of_mocos_converter_and_python_unpickles_it(tmp_path):
-    weights = random_weights(Architecture('resnet50'))
-    detectron2.write(weights, tmp_path)
-    for options in ({}, {'encoding': 'latin1'}):  # as detectron2 reads it
-        found = pickle.loads((tmp_path / 'encoder.pkl').read_bytes(), **options)
-        assert found.keys() == {'model', '__author__', 'matching_heuristics'}
-        assert found['matching_heuristics'] is True and isinstance(found['__author__'], str)
-    want = {
-        converted_by_moco(key): value
-        for key, value in torchvision.to_tensors(weights).items()
-        if not key.endswith('num_batches_tracked')
-    }
-    assert want.keys() == found['model'].keys() and len(want) == 265
-    for key, value in want.items():
-        assert found['model'][key].dtype == np.float32
-        assert np.array_equal(found['model'][key], value), key
-    assert {'stem.conv1.norm.running_mean', 'res2.0.shortcut.weight'} <= want.keys()
-
-
-@pytest.mark.parametrize(
-    ('architecture', 'match'),
-    [
-        (Architecture('vit_ti16'), 'vit_ti16; torchvision'),
-        (Architecture('resnet18', stem='small'), "stem='small'"),
-        (Architecture('resnet18', width=2), 'width=2 of resnet18'),
-        (Architecture('resnet50', padding='same'), "padding='same'"),
-    ],
-)
-def test_what_detectron2_cannot_express(architecture, match):
-    with pytest.raises(ConfigError, match=f'--format=detectron2: cannot express {match}'):
-        detectron2.check(random_weights(architecture))
 
 
 def test_a_wrong_padding_would_be_noticed():
