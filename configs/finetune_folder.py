@@ -12,9 +12,9 @@ The encoder file decides on the encoder and on the size of the pictures; it may 
 (`simclr_jax/config_auto.py`). The run's first line says which.
 
 The classifier starts as logistic regression solves it on the features of the encoder, so training
-begins where linear evaluation ends. The rate is the best of three on a fifth of the labels, which no
-training of the three has seen: which one suits depends on where the encoder is from. The classifier
-is then trained on all labels. That takes about twice as long as one rate, which
+begins where linear evaluation ends. The rate is the best of three on a fifth of the labels, which
+no training of the three has seen: which one suits depends on where the encoder is from. The
+classifier is then trained on all labels. That takes about twice as long as one rate, which
 `--config.finetune.learning_rates="()"` takes: of the probabilities, too, something is trained on a
 part of the labels, and of three rates the best one is that.
 
