@@ -15,8 +15,8 @@ The classifier starts as logistic regression solves it on the features of the en
 begins where linear evaluation ends. The rate is the best of three on a fifth of the labels, which
 no training of the three has seen: which one suits depends on where the encoder is from. The
 classifier is then trained on all labels. That takes about twice as long as one rate, which
-`--config.finetune.learning_rates="()"` takes: of the probabilities, too, something is trained on a
-part of the labels, and of three rates the best one is that.
+`--config.finetune.learning_rates="()"` takes: with one rate, too, something is trained on a part of
+the labels, for the probabilities, and of three rates the best one has been trained so.
 
 The rest is SimCLR's way for few labels (https://arxiv.org/abs/2002.05709, appendix B.5): Nesterov's
 momentum, no decay, crops and flips, 30 epochs; of few pictures more, so that there are 300 steps.
