@@ -20,7 +20,6 @@ FIELDS = {
     'batch_size': 64,
     'epochs': 0.5,
     'finetune.min_steps': 3,
-    'finetune.head_init': 'linear',
     'finetune.labels_per_class': '(2,1)',
     'finetune.draws': 2,
     'finetune.held_out': 0.1,
