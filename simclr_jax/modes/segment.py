@@ -16,7 +16,7 @@ from simclr_jax.data.masks import MaskSource
 from simclr_jax.evaluate.windows import Windows
 from simclr_jax.methods.base import Tree
 from simclr_jax.methods.segment import ENCODER
-from simclr_jax.modes import results, segment_test, start
+from simclr_jax.modes import results, segment_evaluation, start
 from simclr_jax.modes.reporting import save_views
 from simclr_jax.modes.segment_report import write_segment_report
 from simclr_jax.train.inputs import average_colour
@@ -31,7 +31,6 @@ from simclr_jax.workdir.lock import hold
 from simclr_jax.workdir.programs import keep_programs
 
 _TRAINING = 'training'  # of result.json: what the training took
-_TEST = ('test', 'val')  # the splits that are tried, where none is named
 
 
 def main(config: ConfigDict, workdir: str) -> None:
@@ -77,7 +76,9 @@ def main(config: ConfigDict, workdir: str) -> None:
         if views is not None or _TRAINING not in results.read(workdir):
             results.write(workdir, _TRAINING, training)
         variables = parallel.own_copy(state.all_variables())
-        found = segment_test.test(run, variables, train_source, test_source, _windows(run))
+        found = segment_evaluation.evaluate(
+            run, variables, train_source, test_source, _windows(run)
+        )
         entry = found.figures | {
             'data': {
                 'name': config.data.path or config.data.dataset,

@@ -11,7 +11,7 @@ from simclr_jax.evaluate.projection import maps_as_colours
 from simclr_jax.methods.segment import ENCODER
 from simclr_jax.modes import results
 from simclr_jax.modes.reporting import circumstances, load_views
-from simclr_jax.modes.segment_test import Found
+from simclr_jax.modes.segment_evaluation import Found
 from simclr_jax.report.segmentation import Sample, write_segmentation
 from simclr_jax.train.setup import Run
 from simclr_jax.workdir.metrics import read_metrics

@@ -7,7 +7,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from simclr_jax.config import default
 from simclr_jax.optim.factory import create_optimizer, excluded_names
-from simclr_jax.optim.groups import Groups, layer_of
+from simclr_jax.optim.groups import Groups, Probes, layer_of
 
 SHAPES = {
     'encoder/class_token': (1, 1, 4),
@@ -121,3 +121,26 @@ def test_what_does_not_decay_is_told():
         *('classifier/bias', 'classifier/kernel', 'encoder/class_token', 'encoder/norm/scale'),
         'encoder/positions',
     ]
+
+
+def test_plain_heads_have_adam_at_a_rate_of_their_own():
+    """Beside the run's optimizer, here SGD with decay, as if they were trained apart."""
+    params = {
+        'heads': {
+            'linear': {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)},
+            'plain': {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)},
+        }
+    }
+    own = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.5))
+    probes = Probes(plain_rate=0.01)
+    tx, grads = probes.wrap(own), jax.tree.map(lambda x: 3 * x, params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    alone = optax.adam(0.01)
+    plain, _ = alone.update(grads['heads']['plain'], alone.init(grads['heads']['plain']))
+    found = jax.tree.leaves(updates['heads']['plain'])
+    for got, want in zip(found, jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+    for got in jax.tree.leaves(updates['heads']['linear']):
+        np.testing.assert_allclose(got, -0.5 * (3 + 0.1), rtol=1e-6)
+    decayed = probes.decayed(params)['heads']['linear']
+    assert decayed == {'kernel': True, 'bias': False}

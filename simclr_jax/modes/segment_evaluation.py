@@ -64,7 +64,7 @@ class Found:
 
 
 @explained('evaluation', EVALUATION)
-def test(
+def evaluate(
     run: Run, variables: Tree, train_source: MaskSource, test_source: MaskSource, windows: Windows
 ) -> Found:
     """Tests the heads of a run, and retrieval where `segment.memory` has room for places.
