@@ -40,7 +40,6 @@ def palette(values):
         (Image.fromarray(VALUES.astype(np.int32) * 10**6), {'format_': 'TIFF'}, VALUES * 10**6),
         (Image.fromarray(VALUES.astype(np.uint8)), {'format_': 'TIFF'}, VALUES),
     ],
-    ids=str,
 )
 def test_values_are_those_of_the_file(image, options, want):
     found = mask_decode.values(encoded(image, **options))
