@@ -94,12 +94,21 @@ def test_the_docs_train_a_step_of_torchvisions_detector(tmp_path, monkeypatch):
     exec(compile(code, 'dense.md', 'exec'), made)
     assert all(torch.isfinite(loss) for loss in made['losses'].values())
     assert {*made['losses']} >= {'loss_classifier', 'loss_box_reg', 'loss_objectness'}
+    transform = made['model'].transform
+    assert (transform.image_mean, transform.image_std) == tuple(map(list, IMAGENET.values()))
     body = made['backbone'].body.state_dict()
     tensors = torchvision_layout.to_tensors(weights)
     # Statistics are kept as they were exported, and a step has changed what is trained.
     assert np.array_equal(body['bn1.running_mean'].numpy(), tensors['bn1.running_mean'])
     change = np.abs(body['conv1.weight'].numpy() - tensors['conv1.weight']).max()
     assert 0 < change < 0.1
+    # Before that step, the backbone computes what our encoder does.
+    network = made['backbone'].body.eval()
+    network.load_state_dict({key: torch.from_numpy(value) for key, value in tensors.items()})
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = network(torch.from_numpy(images.transpose(0, 3, 1, 2)))['3'].mean((2, 3))
+    assert parity.largest_difference(theirs.numpy(), parity.features(weights, images)) < 1e-4
 
 
 @pytest.fixture(scope='module')
