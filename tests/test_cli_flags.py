@@ -164,11 +164,11 @@ def test_what_pretraining_does_not_take(argument, words):
         (EMBED[:3], '--output: missing; --mode=embed needs --output=PATH'),
         (
             [*EMBED, DIGITS],
-            f'{DIGITS}: needs --mode=pretrain, finetune, distill, linear_eval, knn, preview, plan',
+            f'{DIGITS}: needs --mode=pretrain, finetune, distill, segment, linear_eval, knn,',
         ),
         (
             [*EMBED, '--config.seed=3'],
-            '--config.seed=3: needs --mode=pretrain, finetune, distill, linear_eval,',
+            '--config.seed=3: needs --mode=pretrain, finetune, distill, segment, linear_eval,',
         ),
         ([*EMBED, '--workdir=a'], '--mode=embed takes --encoder, --data, --output, --labels'),
         ([*EMBED, '--neighbours=20'], '--neighbours=20: is a switch; it takes no value, or true'),

@@ -137,5 +137,5 @@ def test_data_sets_without_masks(data_dir, monkeypatch):
     with pytest.raises(ConfigError, match=r'is not prepared under .*data.prepare oxford_iiit_pet'):
         masks.check('', dataset='oxford_iiit_pet', data_dir=f'{data_dir}/none')
     monkeypatch.setattr(prepared, 'default_data_dir', lambda _: 1 / 0)  # not asked for
-    with pytest.raises(ConfigError, match=r"data.path='nowhere': is not a folder"):
+    with pytest.raises(ConfigError, match=r"data.path='nowhere': is not there"):
         masks.check('nowhere')

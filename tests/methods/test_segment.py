@@ -46,6 +46,7 @@ def loss_of(method, params, variables, frozen, labels=LABELS):
     return jax.jit(loss)(params, variables, labels, frozen)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_sum_over_heads_of_the_mean_over_labelled_pixels(frozen):
     method = Segment(ENCODER, {'encoder': OWN, 'raw_pixels': RAW}, HEADS, 3)
     params, variables = made(method)

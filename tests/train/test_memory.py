@@ -195,6 +195,7 @@ def test_running_out_of_memory_is_one_error_with_three_ways_out():
         raise jax.errors.JaxRuntimeError('INTERNAL: something else')
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_in_evaluation_is_one_error_with_its_own_ways_out(
     run, tmp_path, monkeypatch
 ):
