@@ -235,7 +235,8 @@ def default() -> ConfigDict:
     config.segment.scale = (0.5, 2.0)  # of a crop's picture, at random
     config.segment.flip = True
     config.segment.distort = True  # brightness, contrast, saturation and hue at random
-    # Of a crop, the largest share that one class may have; tried ten times. 1: any.
+    # The largest share of a crop's labelled pixels that one class may have. A crop with more is
+    # drawn again, up to ten times; 1 takes every crop.
     config.segment.most_of_one = 0.75
     config.segment.step = 0  # pixels from a window to the next; 0: two thirds of its side
     config.segment.plain_learning_rate = 5e-3  # Adam's, of STEGO's probe; the other has `optimizer`

@@ -389,6 +389,8 @@ def _check_segment(fields: dict[str, Any], check: Callable[[bool, str, str], Non
     want = 'crops for segmentation are made on the host; leave it at {}'
     check(fields['augment.backend'] == 'tf', 'augment.backend', want.format("'tf'"))
     check(fields['data.cache'] == 'none', 'data.cache', want.format("'none'"))
+    want = 'batches for segmentation go on from one epoch to the next; leave it at False'
+    check(not fields['data.drop_remainder'], 'data.drop_remainder', want)
 
 
 def _check_schedule(fields: dict[str, Any], check: Callable[[bool, str, str], None]) -> None:

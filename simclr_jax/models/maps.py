@@ -1,4 +1,4 @@
-"""Maps of pictures whose sides need not divide: padded on the way in, cut on the way out."""
+"""Maps of pictures of any size: padded to whole patches, and cut back to the picture."""
 
 import jax
 import jax.numpy as jnp

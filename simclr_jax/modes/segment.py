@@ -42,9 +42,9 @@ def main(config: ConfigDict, workdir: str) -> None:
     scratch = config.start.encoder == SCRATCH
     if scratch and config.segment.trained == 'probes':
         raise ConfigError(
-            f'--encoder={SCRATCH}: is an untrained encoder, which segment.baselines=True measures '
-            'beside one that is trained; name that one. With --config.segment.trained=all an '
-            'encoder is trained from scratch'
+            f'--encoder={SCRATCH}: probes need a trained encoder; give its path. The untrained '
+            'encoder is measured beside it (segment.baselines). To train one from scratch, add '
+            '--config.segment.trained=all'
         )
     with hold(workdir):
         check_shared(workdir)

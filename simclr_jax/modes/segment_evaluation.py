@@ -1,6 +1,5 @@
 """What classifiers of pixels, and retrieval, say of the test pictures of a segmentation run."""
 
-import collections
 import dataclasses
 import functools
 import math
@@ -87,12 +86,17 @@ def evaluate(
     heads = _jitted(lambda own, frozen, x: _by_head(method.logits(own, frozen, normalize(x))), mesh)
     mine = range(jax.process_index(), test_source.num_examples, jax.process_count())
     wanted = set(np.linspace(0, test_source.num_examples - 1, _SHOWN).round().astype(int).tolist())
-    matrices: ByHead = collections.defaultdict(dict)
+    retrieves = bool(config.segment.memory) and not method.trained
+    # All of them, in a process without pictures, too: they are added up over processes.
+    shape = method.classes, method.classes
+    matrices: ByHead = {
+        head: {name: np.zeros(shape, np.int64) for name in method.maps}
+        for head in (*method.heads, *[RETRIEVAL] * retrieves)
+    }
     predictions: dict[int, ByHead] = {}  # of the pictures that are shown
 
     def count(index: int, labels: np.ndarray, head: str, name: str, found: np.ndarray) -> None:
-        matrix = segmentation.confusion(labels, found, method.classes)
-        matrices[head][name] = matrices[head].get(name, 0) + matrix
+        matrices[head][name] += segmentation.confusion(labels, found, method.classes)
         if index in wanted:
             predictions.setdefault(index, {}).setdefault(head, {})[name] = found
 
@@ -106,7 +110,7 @@ def evaluate(
         if index in wanted:
             maps, attention = _of_whole(method, own, frozen, normalize(picture[None]))
             shown[index] = picture, labels, maps, attention
-    if config.segment.memory and not method.trained:
+    if retrieves:
         retrieval = Remembered(method, frozen, mesh, normalize, config.data.image_size)
         retrieval.remember(
             train_source,
@@ -123,7 +127,7 @@ def evaluate(
             name: segmentation.figures(_over_processes(matrix), test_source.names)
             for name, matrix in by_maps.items()
         }
-        for head, by_maps in _in_order(method, matrices).items()
+        for head, by_maps in matrices.items()
     }
     return Found(
         figures,
@@ -132,7 +136,7 @@ def evaluate(
                 test_source.name(index),
                 picture,
                 labels,
-                _in_order(method, predictions[index]),
+                {head: predictions[index][head] for head in matrices},
                 maps,
                 attention,
             )
@@ -177,12 +181,6 @@ def _by_head(logits: dict[str, dict[str, Any]]) -> ByHead:
         for head, values in heads.items():
             found.setdefault(head, {})[name] = values
     return found
-
-
-def _in_order(method: Segment, matrices: ByHead) -> ByHead:
-    """The heads' figures in the order that the method has them; jax.tree sorts by name."""
-    heads = [head for head in (*method.heads, RETRIEVAL) if head in matrices]
-    return {head: {name: matrices[head][name] for name in method.maps} for head in heads}
 
 
 def _of_whole(

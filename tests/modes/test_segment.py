@@ -117,7 +117,7 @@ def test_an_encoder_that_is_trained(folder, tmp_path):
     'fields, message',
     [
         ({'start__encoder': ''}, 'name the encoder with --encoder'),
-        ({'start__encoder': 'scratch'}, '--encoder=scratch: is an untrained encoder'),
+        ({'start__encoder': 'scratch'}, '--encoder=scratch: probes need a trained encoder'),
         ({'eval__test_split': 'train'}, "eval.test_split='train': is what the probes are trained"),
         ({'segment__names': "('a','b')"}, 'segment.names: has 2 names'),
         ({'data__path': '/no/such/folder'}, 'data.path'),
@@ -138,6 +138,7 @@ def test_mistakes(folder, tmp_path, fields, message):
         ({'segment__names': "('a','a')"}, 'segment.names'),
         ({'augment__backend': 'jax'}, "augment.backend='jax'"),
         ({'optimizer__accumulation_steps': '2'}, 'optimizer.accumulation_steps=2'),
+        ({'data__drop_remainder': 'True'}, 'data.drop_remainder=True: .* leave it at False'),
     ],
 )
 def test_values_that_are_refused_at_once(folder, fields, message):
