@@ -16,6 +16,7 @@ from simclr_jax import parallel
 from simclr_jax.config import ConfigError, as_flags, canvas_side
 from simclr_jax.config_auto import GIB, choose
 from simclr_jax.config_smaller import changed, changes, down_to
+from simclr_jax.methods.base import is_dense
 from simclr_jax.train import hardware
 from simclr_jax.train.out_of_memory import is_out_of_memory, refused
 from simclr_jax.train.setup import Run, assemble
@@ -114,8 +115,9 @@ def _check(run: Run, need: float, memory: float) -> None:
     amount = (
         f'more than {here * memory / GIB:.1f}' if math.isinf(need) else f'{here * need / GIB:.1f}'
     )
+    rows = 'pairs' if run.views_shape[1] == 2 else 'pictures'
     text = (
-        f'a step of {config.batch_size} pairs at {config.data.image_size} pixels with '
+        f'a step of {config.batch_size} {rows} at {config.data.image_size} pixels with '
         f'{config.model.encoder} needs {amount} GiB of memory, and {a_device} has '
         f'{here * memory / GIB:.1f} GiB'
     )
@@ -147,10 +149,13 @@ def suggest(run: Run, need: float, memory: float) -> list[tuple[dict[str, Any], 
     """
     found = []
     first = down_to(run.config, choose(hardware.find())[0])
+    if run.start:  # whose file decides on the encoder
+        first.pop('model.encoder', None)
     on_cpu = run.mesh.devices.flat[0].platform == 'cpu'  # whose compiler undoes recomputation
     over = need / memory
     for group in changes(run.config, run.mesh.devices.size, over, first, recompute=not on_cpu):
-        for fields in group[:_TRIES]:
+        possible = [fields for fields in group if not (run.start and 'model.encoder' in fields)]
+        for fields in possible[:_TRIES]:
             size = _bytes_with(run, fields)
             if size is not None and size <= memory:
                 found.append((fields, size))
@@ -165,8 +170,11 @@ def _bytes_with(run: Run, fields: dict[str, Any]) -> float | None:
     on_cpu = run.mesh.devices.flat[0].platform == 'cpu'
     try:
         config = changed(run.config, fields)
-        source = dataclasses.replace(run.source, canvas=canvas_side(config))
+        source = run.source
+        if not is_dense(run.method):
+            source = dataclasses.replace(source, canvas=canvas_side(config))
         other = assemble(config, run.mesh, source, run.start, run.teacher)
+        other = dataclasses.replace(other, frozen=run.frozen)
         program = other.lower_step().compile(compiler_options=_QUICK if on_cpu else None)
         size = needed(other, program_bytes(program))
     except ConfigError:  # micro-batches do not divide over the devices, the split is too small

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from simclr_jax.config import ConfigError
 from simclr_jax.config_loading import load
 from simclr_jax.modes import segment, start
+from simclr_jax.train import memory
 from simclr_jax.weights import native
 from simclr_jax.weights.description import Architecture
 from simclr_jax.workdir.metrics import read_metrics
@@ -149,6 +151,16 @@ def test_values_that_are_refused_at_once(folder, fields, message):
 def test_more_layers_than_there_are(folder, tmp_path):
     with pytest.raises(ConfigError, match=r'segment\.layers=4: .* has 3 layers only'):
         run(config_of(folder, segment__layers='4'), tmp_path / 'run')
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_fit_is_said_with_one_that_does(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, 'available', lambda mesh: 8e6)
+    with pytest.raises(ConfigError, match='a step of 512 pictures at 16 pixels') as error:
+        run(config_of(folder, batch_size='512', segment__baselines='False'), tmp_path / 'run')
+    fits = re.search(r'--config.batch_size=(\d+)', str(error.value))
+    assert int(fits[1]) < 512 and 'model.encoder=' not in str(error.value)
+    assert not (tmp_path / 'run/config.json').exists()
 
 
 def leaves(workdir):
